@@ -1,0 +1,111 @@
+"""`Modality`: everything a new kind of data needs, in one class, in one file.
+
+Three methods are required - `encode`, `build_embedder`, `build_head` - and the class is chosen in
+YAML by `class_path` / `init_args`; nothing is registered anywhere else.
+
+Notable:
+- `encode` runs in loader workers on the CPU and sees no model.
+- An instance remembers the arguments it was made with, so that a checkpoint can describe it as
+  plain data and make it again without unpickling anything.
+- A head returns one loss per supervised token; `HeadOutput` adds the statistics that the health
+  score needs (entropy of the prediction) and that held-out figures need (bytes, hits).
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from onn_lightning.batch import Segment
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What a head returns when it has more to tell than the loss.
+
+    Args:
+        loss: [m] loss of each supervised token, nats where it is a likelihood.
+        entropy: [m] entropy in nats of the predicted distribution, or None where there is none.
+        correct: [m] bool, whether the most probable prediction is the target, or None.
+        num_bytes: [m] UTF-8 bytes that each target stands for (0 for special symbols), or None.
+    """
+
+    loss: Tensor
+    entropy: Tensor | None = None
+    correct: Tensor | None = None
+    num_bytes: Tensor | None = None
+
+
+class Modality(ABC):
+    """A kind of data: how it becomes tokens, how tokens enter the tower, how they are predicted.
+
+    Subclasses set `name` (used in documents, batches, loss weights and logs).
+    """
+
+    name: str
+    init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Modality:
+        instance = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)
+        bound.apply_defaults()
+        instance.init_args = {key: value for key, value in list(bound.arguments.items())[1:]}
+        return instance
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
+        return (), self.init_args  # copies and pickles (loader workers) call __new__ again
+
+    @abstractmethod
+    def encode(self, raw: Any) -> Segment:
+        """Turn one raw item into tokens.
+
+        Raises:
+            BadSampleError: if the item is damaged; the message names it and the remedy.
+        """
+
+    @abstractmethod
+    def build_embedder(self, hidden_size: int) -> nn.Module:
+        """Module: features [n, ...] -> [n, hidden_size], inner positions already injected.
+
+        Where segments carry `positions_2d`, the module is called with it as second argument.
+        """
+
+    @abstractmethod
+    def build_head(self, hidden_size: int) -> nn.Module | None:
+        """Module: (hidden [m, hidden_size], targets [m, ...]) -> loss [m] or `HeadOutput`.
+
+        None: this modality is only read. A head with a method `tie_weights(embedder)` is given the
+        modality's embedder once, right after both were built.
+        """
+
+    def opening_segment(self) -> Segment | None:
+        """Tokens put before a document that begins with this modality (text: `<bos>`)."""
+        return None
+
+    def closing_segment(self) -> Segment | None:
+        """Tokens put after a document that ends with this modality (text: `<eos>`)."""
+        return None
+
+    def assets(self) -> dict[str, bytes]:
+        """Files this instance depends on beyond `init_args`, by name; kept inside checkpoints."""
+        return {}
+
+    @classmethod
+    def from_assets(cls, init_args: dict[str, Any], assets: dict[str, bytes]) -> Modality:
+        """Make an instance again from what a checkpoint holds."""
+        if assets:
+            raise TypeError(
+                f"{cls.__name__} was saved with files {sorted(assets)} but does not override `from_assets`"
+            )
+        return cls(**init_args)
+
+
+class BadSampleError(ValueError):
+    """A raw item cannot be used: the message says what, where and what to do.
+
+    Loaders skip, count and name such items; everything else raises through.
+    """
