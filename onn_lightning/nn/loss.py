@@ -1,0 +1,113 @@
+"""Losses of the free energy: chunked linear cross-entropy, Gaussian KL, predictive integrity.
+
+Notable:
+- The logits [M, vocabulary] never exist at once: rows go through in chunks, and the backward pass
+  makes each chunk's logits again.
+- Entropy (for tau) and hits come out of the same chunk, without a second product.
+- Sums that decide something are taken in float32 whatever the type of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_LOGITS = 4_000_000
+"""Logits made at a time: 16 MB in float32, enough rows for an efficient product at 20k symbols."""
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        statistics_type = torch.promote_types(hidden.dtype, torch.float32)
+        loss = torch.empty(len(hidden), dtype=statistics_type, device=hidden.device)
+        entropy, best = torch.empty_like(loss), torch.empty_like(targets)
+        log_normalizer = torch.empty_like(loss)
+        rows = max(1, CHUNK_LOGITS // len(weight))
+        for start in range(0, len(hidden), rows):
+            chunk = slice(start, start + rows)
+            logits = (hidden[chunk] @ weight.T).to(statistics_type)
+            top, best[chunk] = logits.max(dim=-1)
+            chosen = logits.gather(-1, targets[chunk, None]).squeeze(-1)
+            shifted = logits.sub_(top[:, None])
+            exponentials = shifted.exp()
+            total = exponentials.sum(dim=-1)
+            log_total = total.log()
+            # H = log Z - E[logit], with both shifted by the row's top
+            entropy[chunk] = log_total - torch.linalg.vecdot(exponentials, shifted) / total
+            log_normalizer[chunk] = log_total + top
+            loss[chunk] = log_normalizer[chunk] - chosen
+        ctx.save_for_backward(hidden, weight, targets, log_normalizer)
+        ctx.mark_non_differentiable(entropy, best)
+        return loss, entropy, best
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
+        grad_loss = grads[0]
+        hidden, weight, targets, log_normalizer = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight)
+        rows = max(1, CHUNK_LOGITS // len(weight))
+        for start in range(0, len(hidden), rows):
+            chunk = slice(start, start + rows)
+            logits = (hidden[chunk] @ weight.T).to(log_normalizer.dtype)
+            grad_logits = logits.sub_(log_normalizer[chunk, None]).exp_()  # probabilities
+            grad_logits.mul_(grad_loss[chunk, None])
+            grad_logits.scatter_add_(-1, targets[chunk, None], -grad_loss[chunk, None])
+            grad_logits = grad_logits.to(hidden.dtype)
+            torch.mm(grad_logits, weight, out=grad_hidden[chunk])
+            grad_weight.addmm_(grad_logits.T, hidden[chunk])
+        return grad_hidden, grad_weight, None
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of `hidden @ weight.T` without ever holding all logits.
+
+    Args:
+        hidden: [M, E].
+        weight: [V, E].
+        targets: [M] int64 in [0, V).
+    Returns:
+        (loss [M] in nats, entropy [M] in nats, best [M] most probable symbol); the last two carry
+        no gradient.
+    """
+    return _LinearCrossEntropy.apply(hidden, weight.to(hidden.dtype), targets)
+
+
+def gaussian_kl(weights: Iterable[tuple[Tensor, Tensor]], prior_std: Tensor) -> Tensor:
+    """Mean over all weights of KL(N(mu, sigma^2) || N(0, prior_std^2)), in nats.
+
+    Args:
+        weights: (mu, raw sigma) of every SBL; sigma = softplus(raw).
+        prior_std: scalar tensor.
+    """
+    total, count = prior_std.new_zeros(()), 0
+    for mu, raw_sigma in weights:
+        sigma = F.softplus(raw_sigma.to(torch.promote_types(raw_sigma.dtype, torch.float32)))
+        mean_square = (sigma.square() + mu.to(sigma.dtype).square()).mean()
+        kl = prior_std.log() - sigma.log().mean() + mean_square / (2 * prior_std.square()) - 0.5
+        total, count = total + kl * mu.numel(), count + mu.numel()
+    return total / max(count, 1)
+
+
+def predictive_integrity(main_loss: Tensor, tau: Tensor, surprise: Tensor, alpha: float, gamma: float) -> Tensor:
+    """PI = exp(-alpha * (L_main / tau + gamma * mean surprise)), in (0, 1].
+
+    Args:
+        main_loss: L_main, nats.
+        tau: entropy of the predictions, nats; kept away from 0, where a model that is certain and
+            right would divide 0 by 0.
+        surprise: mean S over the neurons.
+        alpha, gamma: how steep, and how much surprise counts.
+    """
+    return torch.exp(-alpha * (main_loss / tau.clamp_min(1e-3) + gamma * surprise))
+
+
+def bits_per_byte(nats: Tensor, num_bytes: Tensor) -> Tensor:
+    """Summed negative log-likelihood (nats) over summed UTF-8 bytes, in bits per byte."""
+    return nats / (math.log(2) * num_bytes.clamp_min(1))

@@ -1,0 +1,215 @@
+"""Sparse Bayesian Linear: a linear layer whose neurons fire, and the one-pass gate loss.
+
+    K = mu_weight * softplus(sigma_weight)
+    w = relu(x @ K.T * scale - gate_param)
+    y = w * (x @ mu_weight.T + mu_bias)
+
+Notable:
+- One GEMM forward and two backward: the rows of K and mu are stacked, so scores and values come out
+  of a single [tokens, in] x [in, 2 * out] product. There is no loop over neurons or experts.
+- The gradient of the gate loss (Surprise Minimization Loss) is injected inside the ONE backward
+  pass: in `_SparseBayesianFunction.backward`, G = dL_main/dy is at hand, and with it the surprise
+  S_i = ||G_:i||_2 of every neuron. No retain_graph, no second backward, no double backward.
+- The injection reaches the keys and the gate only, never x: otherwise the injections of upper layers would
+  contaminate the surprise of lower ones.
+- The Function returns a zero-valued scalar, the gate handle. The step adds w_gate * sum(handles) to
+  its loss, so the weight and any loss scale arrive in backward as an ordinary gradient; a handle
+  that nobody uses injects nothing.
+- S leaves as the gradient of a plain leaf tensor that the caller passes in, without hooks or
+  other Python side effects, so torch.compile and gradient checkpointing see ordinary autograd.
+
+Shapes: M tokens (all leading dimensions flattened), D = in_features, N = out_features (neurons).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SBLOutput:
+    """What an observed SBL returns.
+
+    Args:
+        output: [..., N] masked output y.
+        gate_handle: scalar 0; add w_gate * gate_handle to the loss to train the gates.
+        surprise: [N]; after backward its `.grad` (or that of the leaf it is a part of) holds S.
+        activation: [N] fraction of the tokens for which each neuron fired.
+    """
+
+    output: Tensor
+    gate_handle: Tensor
+    surprise: Tensor
+    activation: Tensor
+
+
+class _SparseBayesianFunction(torch.autograd.Function):
+    """y = relu(x K' - g) * (x mu' + b) with the gate loss injected into its backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, surprise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x [M, D], weight [2N, D] = (scaled keys, mu), bias [2N] = (-gate, mu_bias), surprise [N]."""
+        pre = F.linear(x, weight, bias)  # [M, 2N]
+        scores, values = pre.chunk(2, dim=-1)
+        y = F.relu(scores).mul_(values)
+        activation = torch.gt(scores, 0).mean(dim=0, dtype=surprise.dtype)
+        ctx.save_for_backward(x, weight, pre)
+        ctx.mark_non_differentiable(activation)
+        ctx.set_materialize_grads(False)
+        return y, surprise.new_zeros(()), activation
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_y: Tensor | None, grad_handle: Tensor | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        if grad_y is None:
+            return None, None, None, None
+        x, weight, pre = ctx.saved_tensors
+        scores, values = pre.chunk(2, dim=-1)
+        surprise = torch.linalg.vector_norm(
+            grad_y, dim=0, dtype=torch.promote_types(grad_y.dtype, torch.float32)
+        )  # [N]
+
+        grad_pre = torch.empty_like(pre)  # [M, 2N]
+        grad_scores, grad_values = grad_pre.chunk(2, dim=-1)
+        torch.mul(grad_y, F.relu(scores), out=grad_values)
+        fired_grad = grad_y * (scores > 0)
+        torch.mul(fired_grad, values, out=grad_scores)
+        grad_x = grad_pre @ weight if ctx.needs_input_grad[0] else None  # before the injection: x stays clean
+
+        if grad_handle is not None:
+            # L_gate = sum_i -p_i log p_i, p_i = S_i / stopgrad(sum_j S_j); dS_i/dw_ti = G_ti^2 / S_i where fired
+            total = surprise.sum()
+            p = surprise / total
+            pull = torch.where(surprise > 0, (-p.log() - 1) / (total * surprise), 0.0) * grad_handle  # [N]
+            grad_scores.addcmul_(fired_grad.mul_(grad_y), pull.to(grad_y.dtype))
+        grad_weight = grad_pre.mT @ x if ctx.needs_input_grad[1] else None
+        grad_bias = grad_pre.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias, surprise if ctx.needs_input_grad[3] else None
+
+
+class SparseBayesianLinear(nn.Module):
+    """Linear layer of N neurons with mean, uncertainty and firing threshold.
+
+    Args:
+        in_features: D.
+        out_features: N.
+        score_scale: factor on the scores; None: 1 / sqrt(D), the reference form.
+        gate: initial threshold of every neuron.
+        sigma: initial uncertainty, > 0 (the parameter holds its inverse softplus).
+        mu_std: initial spread of the mean weights; None: 1 / sqrt(D), rows of unit norm.
+    Parameters:
+        mu_weight [N, D], sigma_weight [N, D] (raw; sigma = softplus), gate_param [N], mu_bias [N].
+    Source: ours, after the published experiments; the names are those of their checkpoints.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        score_scale: float | None = None,
+        gate: float = 0.0,
+        sigma: float = 1.0,
+        mu_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.score_scale = in_features**-0.5 if score_scale is None else score_scale
+        self._initial = (gate, sigma, in_features**-0.5 if mu_std is None else mu_std)
+        self.mu_weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.sigma_weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.gate_param = nn.Parameter(torch.empty(out_features))
+        self.mu_bias = nn.Parameter(torch.empty(out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise; called again after materialisation from the meta device."""
+        gate, sigma, mu_std = self._initial
+        nn.init.normal_(self.mu_weight, std=mu_std)
+        nn.init.constant_(self.sigma_weight, math.log(math.expm1(sigma)))
+        nn.init.constant_(self.gate_param, gate)
+        nn.init.zeros_(self.mu_bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> masked output [..., N]."""
+        return self.observe(x).output
+
+    def observe(self, x: Tensor, surprise: Tensor | None = None) -> SBLOutput:
+        """[..., D] -> the masked output with what regulation needs to see of it.
+
+        Under autocast the products run in autocast's type; keys are formed and norms are summed in float32.
+
+        Args:
+            x: [..., D].
+            surprise: [N] zeros that require grad, a leaf or a part of one, which receives S as its
+                gradient; None: a leaf is made.
+        """
+        weight = torch.cat((self.mu_weight * F.softplus(self.sigma_weight) * self.score_scale, self.mu_weight))
+        bias = torch.cat((-self.gate_param, self.mu_bias))
+        if surprise is None:
+            statistics_type = torch.promote_types(self.mu_weight.dtype, torch.float32)
+            surprise = torch.zeros(self.out_features, dtype=statistics_type, device=x.device)
+            surprise.requires_grad_(torch.is_grad_enabled())
+        if torch.is_autocast_enabled(x.device.type):
+            compute = torch.get_autocast_dtype(x.device.type)
+            x, weight, bias = x.to(compute), weight.to(compute), bias.to(compute)
+        y, handle, activation = _SparseBayesianFunction.apply(x.flatten(0, -2), weight, bias, surprise)
+        return SBLOutput(y.view(*x.shape[:-1], self.out_features), handle, surprise, activation)
+
+
+class SBLObserver:
+    """Calls the SBLs of one forward pass in their order and keeps what they tell.
+
+    Args:
+        surprise: parts of one leaf, [N] each, in the order in which the SBLs are called; None: the
+            SBLs make leaves of their own.
+    """
+
+    def __init__(self, surprise: Sequence[Tensor] | None = None) -> None:
+        self._surprise = surprise
+        self.observations: list[SBLOutput] = []
+
+    def __call__(self, layer: SparseBayesianLinear, x: Tensor) -> Tensor:
+        """[..., D] -> masked output [..., N]."""
+        surprise = self._surprise[len(self.observations)] if self._surprise is not None else None
+        self.observations.append(layer.observe(x, surprise))
+        return self.observations[-1].output
+
+
+@dataclass(frozen=True)
+class SBLForm:
+    """Which form the SBLs of a network take, and their initial values.
+
+    Args:
+        normalized: scores without 1 / sqrt(D), an RMSNorm on the input of every SBL and QK-norm; False:
+            the reference form of the published experiments.
+        gate: initial threshold g.
+        sigma: initial uncertainty.
+    """
+
+    normalized: bool = True
+    gate: float = -1.0
+    sigma: float = 1.0
+
+    def build(self, in_features: int, out_features: int, weight_scale: float = 1.0) -> SparseBayesianLinear:
+        """An SBL of this form; `weight_scale` multiplies the initial spread of its mean weights."""
+        return SparseBayesianLinear(
+            in_features,
+            out_features,
+            score_scale=1.0 if self.normalized else None,
+            gate=self.gate,
+            sigma=self.sigma,
+            mu_std=weight_scale * in_features**-0.5,
+        )
