@@ -1,0 +1,1 @@
+"""What a checkpoint holds beside weights, and how it is read without executing anything."""

@@ -1,0 +1,144 @@
+"""A module described as plain data inside its checkpoint, and made again from it.
+
+Notable:
+- Files are read with `weights_only=True`, without a fall-back: nothing in them is executed.
+- A class named inside a file is imported only from our own packages or from those the caller trusts:
+  importing a module runs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onn_lightning.modality import Modality
+from onn_lightning.nn import SBLForm, TrunkConfig, YarnScaling
+
+KEY = "onn_lightning"
+"""Key of the description inside a checkpoint."""
+
+FORMAT = 1
+OUR_PACKAGES = ("onn_lightning", "datamodules")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used: the message names the file, the reason and the remedy."""
+
+
+def describe(trunk: TrunkConfig, modalities: Sequence[Modality]) -> dict[str, Any]:
+    """The module's making as plain data (numbers, strings, lists, tensors of bytes).
+
+    Raises:
+        TypeError: if a modality was made with an argument that is not plain data.
+    """
+    return {
+        "format": FORMAT,
+        "trunk": dataclasses.asdict(trunk),
+        "modalities": [
+            {
+                "class_path": f"{type(modality).__module__}.{type(modality).__qualname__}",
+                "init_args": {
+                    name: _plain(value, f"{type(modality).__name__}.{name}")
+                    for name, value in modality.init_args.items()
+                },
+                "assets": {
+                    name: torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                    for name, content in modality.assets().items()
+                },
+            }
+            for modality in modalities
+        ],
+    }
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, where) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    raise TypeError(
+        f"{where} is a {type(value).__name__}: a modality's arguments must be plain data (numbers, strings, "
+        "lists, dictionaries), so that a checkpoint can hold them"
+    )
+
+
+def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds more than plain data and tensors.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; training writes them to <run>/checkpoints/")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: not loaded, it holds more than tensors and plain data or is damaged "
+            f"({str(error).splitlines()[0]}); take an intact checkpoint of `onn fit`"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: unreadable ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            "it may be truncated: take an older checkpoint"
+        ) from error
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path}: not a checkpoint of onn_lightning (no '{KEY}' entry)")
+    return checkpoint
+
+
+def restore(
+    checkpoint: Mapping[str, Any],
+    path: str | Path,
+    modalities: list[Modality] | None = None,
+    trusted_packages: tuple[str, ...] = (),
+) -> tuple[TrunkConfig, list[Modality]]:
+    """The trunk's config and the modalities that a checkpoint describes.
+
+    Args:
+        checkpoint: as `read` returns it.
+        path: its file, for messages.
+        modalities: take these instead of making those described.
+        trusted_packages: packages, beside ours, from which classes may be imported.
+    Raises:
+        CheckpointError: for an unknown format or a class from a package that is not trusted.
+    """
+    described = checkpoint[KEY]
+    if described.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {described.get('format')}, this version reads {FORMAT}: install the version that wrote it"
+        )
+    trunk = dict(described["trunk"])
+    if trunk["yarn"] is not None:
+        trunk["yarn"] = YarnScaling(**trunk["yarn"])
+    trunk["sbl"] = SBLForm(**trunk["sbl"])
+    if modalities is None:
+        modalities = [_make(entry, path, OUR_PACKAGES + trusted_packages) for entry in described["modalities"]]
+    return TrunkConfig(**trunk), modalities
+
+
+def _make(entry: Mapping[str, Any], path: str | Path, packages: tuple[str, ...]) -> Modality:
+    module_name, _, class_name = entry["class_path"].rpartition(".")
+    if module_name.split(".")[0] not in packages:
+        raise CheckpointError(
+            f"{path} names the class {entry['class_path']}, from a package that is not trusted: pass "
+            f"trusted_packages=('{module_name.split('.')[0]}',) (command line: --trust) if you know it"
+        )
+    try:
+        modality_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"{path} needs {entry['class_path']}, which cannot be imported: {error}") from error
+    if not (isinstance(modality_class, type) and issubclass(modality_class, Modality)):
+        raise CheckpointError(f"{path} names {entry['class_path']}, which is not a Modality")
+    assets = {name: bytes(content.numpy()) for name, content in entry["assets"].items()}
+    return modality_class.from_assets(entry["init_args"], assets)

@@ -1,0 +1,297 @@
+"""`OmniModule`: the step, the free energy, the optimizer; nothing else.
+
+Notable:
+- One pass: embedders scatter, the trunk runs, heads give one loss a token, and
+      VFE = L_main + w_gate * L_gate + w_kl * L_kl,   L_main = sum_m loss_weight_m * mean_m.
+  L_gate enters as w_gate * gate_handle: zero in value, its gradient is injected inside backward.
+- `w_gate`, `w_kl` and the loss weights are buffers: a callback may change them at any step, they are in the
+  checkpoint, and no step is recompiled or synchronised for them.
+- Surprise exists only after backward; `on_after_backward` turns it into PI and the logged figures.
+- No `.item()` and no Python branch on a tensor's value in the training step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from onn_lightning.batch import Batch
+from onn_lightning.checkpoint import description
+from onn_lightning.held_out import HeldOutMetrics
+from onn_lightning.modality import HeadOutput, Modality
+from onn_lightning.nn import AdditivePositions, KVCache, MoIETrunk, TrunkConfig, TrunkOutput, scatter_embeddings
+from onn_lightning.nn.loss import gaussian_kl, predictive_integrity
+from onn_lightning.optim import default_optimizer, parameter_groups
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one training step leaves for `on_after_backward` and for callbacks (all detached).
+
+    Args:
+        main_loss: L_main, nats.
+        tau: entropy of the predictions, nats.
+        surprise: [N] leaf; its `.grad` holds S of every neuron once backward has run.
+        activation: [N] fraction of the tokens for which each neuron fired.
+    """
+
+    main_loss: Tensor
+    tau: Tensor
+    surprise: Tensor
+    activation: Tensor
+
+
+class OmniModule(LightningModule):
+    """One tower over any set of modalities.
+
+    Args:
+        trunk: shape of the tower.
+        modalities: the kinds of data; from a config they are defined once, in `data`, and shared.
+        optimizer: makes the optimizer from parameter groups (see `onn_lightning.optim`).
+        warmup_steps: steps over which the learning rate rises linearly from 0.
+        min_lr_ratio: learning rate at the end of the cosine, as a fraction of its peak.
+        loss_weights: weight of each modality's loss in L_main, by name; 1 where absent.
+        w_gate: weight of the gate loss.
+        w_kl: weight of the KL term.
+        pi_alpha, pi_gamma: constants of PI.
+        prior_std_range: bounds (low, high) within which the KL's prior_std follows tau.
+    Raises:
+        ValueError: for two modalities of one name, or a loss weight for an unknown one.
+    """
+
+    def __init__(
+        self,
+        trunk: TrunkConfig,
+        modalities: list[Modality],
+        optimizer: OptimizerCallable = default_optimizer,
+        warmup_steps: int = 100,
+        min_lr_ratio: float = 0.1,
+        loss_weights: dict[str, float] | None = None,
+        w_gate: float = 0.001,
+        w_kl: float = 0.01,
+        pi_alpha: float = 1.0,
+        pi_gamma: float = 1.0,
+        prior_std_range: tuple[float, float] = (0.1, 1.0),
+    ) -> None:
+        super().__init__()
+        self.modalities: dict[str, Modality] = {modality.name: modality for modality in modalities}
+        if len(self.modalities) != len(modalities):
+            raise ValueError(f"two modalities share a name: {[modality.name for modality in modalities]}")
+        unknown = set(loss_weights or {}) - set(self.modalities)
+        if unknown:
+            raise ValueError(f"loss_weights names {sorted(unknown)}, the run has {sorted(self.modalities)}")
+        self.optimizer = optimizer
+        self.warmup_steps, self.min_lr_ratio = warmup_steps, min_lr_ratio
+        self.pi_alpha, self.pi_gamma = pi_alpha, pi_gamma
+        self.prior_std_range = prior_std_range
+
+        width = trunk.hidden_size
+        self.trunk = MoIETrunk(trunk)
+        self.positions = AdditivePositions(width, trunk.rope_theta, trunk.yarn)
+        self.embedders = nn.ModuleDict({name: m.build_embedder(width) for name, m in self.modalities.items()})
+        heads = {name: m.build_head(width) for name, m in self.modalities.items()}
+        self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
+        for name, head in self.heads.items():
+            if hasattr(head, "tie_weights"):
+                head.tie_weights(self.embedders[name])
+        weights = [(loss_weights or {}).get(name, 1.0) for name in self.heads]
+        self.register_buffer("loss_weights", torch.tensor(weights))
+        self.register_buffer("w_gate", torch.tensor(float(w_gate)))
+        self.register_buffer("w_kl", torch.tensor(float(w_kl)))
+        self.held_out = nn.ModuleDict()
+        self.last_step: StepRecord | None = None
+
+    # ---- forward ---------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> TrunkOutput:
+        """Embed and run the tower.
+
+        Args:
+            batch: packed rows; with a cache, the new tokens of one document a row.
+            cache: past keys and values, extended in place.
+        """
+        x = scatter_embeddings(batch, self.embedders, self.trunk.config.hidden_size)
+        x = x + self.positions(batch.positions).to(x.dtype)
+        return self.trunk(x, batch.positions, None if cache is not None else batch.document_ids, cache)
+
+    def predict_targets(self, batch: Batch, hidden: Tensor) -> dict[str, HeadOutput]:
+        """Run every head over the hidden states that precede its modality's targets."""
+        flat = hidden.flatten(0, 1)  # [B * T, D]
+        outputs = {}
+        for name, head in self.heads.items():
+            tokens = batch.modalities.get(name)
+            if tokens is None or tokens.targets is None:
+                continue
+            output = head(flat[tokens.source_indices], tokens.targets)
+            outputs[name] = output if isinstance(output, HeadOutput) else HeadOutput(output)
+        return outputs
+
+    def main_loss(self, outputs: Mapping[str, HeadOutput]) -> Tensor:
+        """L_main: the weighted sum of every modality's mean loss; 0 for a modality without targets."""
+        total = self.loss_weights.new_zeros(())
+        for name, weight in zip(self.heads, self.loss_weights, strict=True):
+            if name in outputs:
+                total = total + weight * _mean(outputs[name].loss)
+        return total
+
+    # ---- training --------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """VFE of one batch."""
+        output = self(batch)
+        outputs = self.predict_targets(batch, output.hidden)
+        main_loss = self.main_loss(outputs)
+        tau = _mean_entropy(outputs, main_loss)
+        prior_std = tau.clamp(*self.prior_std_range)
+        kl = gaussian_kl(((sbl.mu_weight, sbl.sigma_weight) for _, sbl in self.trunk.sbl_layers()), prior_std)
+        loss = main_loss + self.w_gate * output.auxiliary.gate_handle + self.w_kl * kl
+
+        self.last_step = StepRecord(
+            main_loss.detach(), tau, output.auxiliary.surprise, output.auxiliary.activation
+        )
+        for name, head_output in outputs.items():
+            self.log(f"train/{name}_loss", _mean(head_output.loss.detach()))
+        self.log_dict({"train/kl_loss": kl.detach(), "train/prior_std": prior_std, "train/tau": tau})
+        self.log("train/main_loss", main_loss.detach(), prog_bar=True)
+        return loss
+
+    def on_after_backward(self) -> None:
+        """Read the surprise off its leaf; log PI and the state of the neurons."""
+        record = self.last_step
+        if record is None or record.surprise.grad is None:
+            return
+        surprise = record.surprise.grad * self._gradient_scale()
+        gate_losses = [torch.special.entr(p).sum() for p in self._surprise_shares(surprise)]
+        pi = predictive_integrity(record.main_loss, record.tau, surprise.mean(), self.pi_alpha, self.pi_gamma)
+        layers = [sbl for _, sbl in self.trunk.sbl_layers()]
+        self.log("train/pi", pi, prog_bar=True)
+        self.log_dict(
+            {
+                "train/surprise": surprise.mean(),
+                "train/gate_loss": torch.stack(gate_losses).sum(),
+                "train/activation_rate": record.activation.mean(),
+                "train/sigma": _mean_over(nn.functional.softplus(sbl.sigma_weight.detach()) for sbl in layers),
+                "train/gate": _mean_over(sbl.gate_param.detach() for sbl in layers),
+            }
+        )
+
+    def _surprise_shares(self, surprise: Tensor) -> list[Tensor]:
+        """[N] over all neurons -> p of each SBL: its neurons' shares of the SBL's surprise."""
+        parts = [surprise[part] for part in self.trunk.neuron_slices.values()]
+        return [part / part.sum().clamp_min(torch.finfo(part.dtype).tiny) for part in parts]
+
+    def _gradient_scale(self) -> float | Tensor:
+        """What undoes accumulation and loss scaling in a gradient."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = self.trainer.accumulate_grad_batches
+        return scale if scaler is None else scale / scaler.get_scale()
+
+    # ---- held-out data ---------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Accumulate the held-out figures of the batch's source."""
+        self._held_out_step("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Accumulate the held-out figures of the batch's source."""
+        self._held_out_step("test", batch)
+
+    def _held_out_step(self, stage: str, batch: Batch) -> None:
+        outputs = self.predict_targets(batch, self(batch).hidden)
+        key = f"{stage}/{batch.source or 'all'}"
+        if key not in self.held_out:
+            self.held_out[key] = HeldOutMetrics(list(self.heads)).to(self.device)
+        metrics = self.held_out[key].update(batch, outputs)
+        for name, metric in metrics.items():
+            self.log(f"{key}/{name}", metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Per-token loss of every modality that has a head."""
+        outputs = self.predict_targets(batch, self(batch).hidden)
+        return {name: output.loss for name, output in outputs.items()}
+
+    # ---- optimizer -------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer over named parameter groups, with linear warm-up and a cosine."""
+        optimizer = self.optimizer(parameter_groups(self))
+        total = self.trainer.estimated_stepping_batches
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            if math.isinf(total):
+                return 1.0
+            progress = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
+            return self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+        }
+
+    # ---- checkpoints and answers -----------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add a plain-data description from which the module can be made again."""
+        checkpoint[description.KEY] = description.describe(self.trunk.config, list(self.modalities.values()))
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        modalities: list[Modality] | None = None,
+        trusted_packages: tuple[str, ...] = (),
+        **init_args: Any,
+    ) -> OmniModule:
+        """Make the module of a checkpoint again; nothing in the file is executed.
+
+        Args:
+            checkpoint_path: file written by training.
+            map_location: device to load to.
+            modalities: use these instead of those described in the file.
+            trusted_packages: packages, beside our own, from which the file may name modality classes.
+            init_args: further arguments of `OmniModule` (optimizer, weights, ...).
+        Raises:
+            CheckpointError: if the file is missing, damaged, or not one of ours.
+        """
+        checkpoint = description.read(checkpoint_path, map_location)
+        config, described = description.restore(checkpoint, checkpoint_path, modalities, trusted_packages)
+        module = cls(config, described, **init_args)
+        module.load_state_dict(checkpoint["state_dict"])
+        return module.to(map_location).eval()
+
+    def generate(self, document: Any, **settings: Any) -> str:
+        """Continue a document with text; see `onn_lightning.generation.generate`."""
+        from onn_lightning.generation import generate
+
+        return "".join(generate(self, document, **settings))
+
+
+def _mean(loss: Tensor) -> Tensor:
+    """Mean, and 0 (with a graph) for a modality without targets in this batch."""
+    return loss.sum() / max(1, loss.numel())
+
+
+def _mean_entropy(outputs: Mapping[str, HeadOutput], like: Tensor) -> Tensor:
+    """tau: mean entropy over all supervised positions whose head predicts a distribution."""
+    entropies = [output.entropy for output in outputs.values() if output.entropy is not None]
+    return _mean(torch.cat(entropies)).to(like.dtype) if entropies else like.new_zeros(())
+
+
+def _mean_over(tensors: Any) -> Tensor:
+    """Mean over the elements of all tensors."""
+    tensors = list(tensors)
+    return torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors]).sum() / sum(
+        tensor.numel() for tensor in tensors
+    )

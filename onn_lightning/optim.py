@@ -1,0 +1,105 @@
+"""Parameter groups, and optimizers chosen by class path.
+
+Notable:
+- Groups are named: `matrix` (mean weights and projections: decayed), `sigma`, `embedding`, `vector` (gates,
+  biases, gains: none of them decayed). Any torch optimizer takes them as they are.
+- `MuonAdamW` gives the matrices to torch's Muon and everything else to AdamW, as one optimizer with
+  one state, so that schedulers, clipping and checkpoints need not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def default_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW with the usual settings of language models."""
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Sort a module's parameters into the named groups; tied parameters appear once."""
+    embeddings = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    groups: dict[str, list[nn.Parameter]] = {"matrix": [], "sigma": [], "embedding": [], "vector": []}
+    for name, parameter in module.named_parameters():
+        if id(parameter) in embeddings:
+            groups["embedding"].append(parameter)
+        elif name.endswith("sigma_weight"):
+            groups["sigma"].append(parameter)
+        elif parameter.ndim >= 2:
+            groups["matrix"].append(parameter)
+        else:
+            groups["vector"].append(parameter)
+    return [
+        {"params": parameters, "name": name} | ({} if name == "matrix" else {"weight_decay": 0.0})
+        for name, parameters in groups.items()
+        if parameters
+    ]
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) for matrices, AdamW for the rest.
+
+    Args:
+        params: groups as `parameter_groups` makes them; the group named "matrix" goes to Muon.
+        lr: learning rate of AdamW, and of Muon, whose update is scaled to the size of AdamW's.
+        muon_lr: learning rate of Muon instead; None: `lr`.
+        betas: of AdamW.
+        momentum: of Muon.
+        weight_decay: of the matrices.
+    """
+
+    def __init__(
+        self,
+        params: list[dict[str, Any]],
+        lr: float = 1e-3,
+        muon_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+    ) -> None:
+        matrices = [group for group in params if group.get("name") == "matrix"]
+        others = [group for group in params if group.get("name") != "matrix"]
+        self._parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self._parts.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=lr if muon_lr is None else muon_lr,
+                    momentum=momentum,
+                    weight_decay=weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        if others:
+            self._parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=0.0))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts work on this optimizer's own groups and state."""
+        start = 0
+        for part in self._parts:
+            stop = start + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[start:stop], self.state
+            start = stop
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore, and share the restored groups and state with the parts again."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """One step of both parts."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
