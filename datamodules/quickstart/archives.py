@@ -3,8 +3,9 @@
 Notable:
 - pip alone talks to the network: the user's index, mirror, proxy and certificates apply, and no
   address stands in this code.
-- pip is given the pinned checksums and refuses anything else before it looks inside; the file is
-  checked once more on every later use, so that a damaged cache heals itself.
+- pip is given the pinned checksums and refuses anything else before it looks inside (it runs the
+  build script of a source archive to read its metadata, so this comes first); the file is checked
+  once more on every later use, so that a damaged cache heals itself.
 - A download happens in a folder beside the cache and is renamed into it: the cache never holds
   half a file.
 """

@@ -58,12 +58,10 @@ def fetch(to: Path, progress: Progress | None = None, parts: Sequence[Part] | No
         except QuickstartError as error:
             if not part.optional:
                 raise
-            manifest.parts.pop(part.name, None)
-            manifest.skipped[part.name] = str(error)
+            manifest = manifest.with_skipped(part.name, str(error))
             tell(f"{part.name}: skipped: {error}")
         else:
-            manifest.parts[part.name] = record
-            manifest.skipped.pop(part.name, None)
+            manifest = manifest.with_part(part.name, record)
             counts = ", ".join(f"{split} {count}" for split, count in record.documents.items())
             tell(f"{part.name}: ready ({counts})")
         manifest.save(to)
@@ -89,7 +87,11 @@ def _bring_up_to_date(part: Part, to: Path, manifest: Manifest, progress: Progre
         keep_licences(part.archive, archive, stage)
     outputs = _entries(stage)
     listing = list_outputs(stage, outputs)
-    _move(stage, to, outputs)
+    for output in {*outputs, *(record.outputs if record is not None else ())}:
+        _remove(to / output)
+    for output in outputs:
+        (to / output).parent.mkdir(parents=True, exist_ok=True)
+        (stage / output).replace(to / output)
     return PartRecord(
         fingerprint=fingerprint,
         source="" if archive is None else archive.name,
@@ -121,10 +123,8 @@ def _entries(stage: Path) -> list[str]:
     return sorted(entry.relative_to(stage).as_posix() for entry in entries)
 
 
-def _move(stage: Path, to: Path, outputs: Sequence[str]) -> None:
-    for output in outputs:
-        target = to / output
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            shutil.rmtree(target)
-        (stage / output).replace(target)
+def _remove(output: Path) -> None:
+    if output.is_dir():
+        shutil.rmtree(output)
+    else:
+        output.unlink(missing_ok=True)

@@ -55,6 +55,16 @@ class Manifest:
     parts: dict[str, PartRecord] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
+    def with_part(self, name: str, record: PartRecord) -> Manifest:
+        """The manifest after a part was finished."""
+        skipped = {other: reason for other, reason in self.skipped.items() if other != name}
+        return Manifest(parts={**self.parts, name: record}, skipped=skipped)
+
+    def with_skipped(self, name: str, reason: str) -> Manifest:
+        """The manifest after a part turned out to be impossible here."""
+        parts = {other: record for other, record in self.parts.items() if other != name}
+        return Manifest(parts=parts, skipped={**self.skipped, name: reason})
+
     def save(self, folder: Path) -> None:
         """Replace the manifest in `folder`, durably and at once."""
         beside = folder / f".{MANIFEST_NAME}.partial"

@@ -161,8 +161,8 @@ def _synthesise(root: Path, clips: Sequence[Mapping[str, str | int]], request_pa
     said = finished.stderr.strip().splitlines()
     why = said[-1] if said else "it said nothing"
     raise QuickstartError(
-        f"speech synthesis failed with exit status {finished.returncode} ({why}). The speech data are made by "
-        f"eSpeak NG out of the package {ARCHIVE.requirement}, built for Linux (glibc), macOS and Windows on "
-        "64-bit x86 and ARM; on another system make the data on one of these and copy the folder, or train "
-        "without the speech source"
+        f"speech synthesis failed with exit status {finished.returncode} ({why}). The speech data are made "
+        f"by eSpeak NG out of the package {ARCHIVE.requirement}, built for Linux (glibc), macOS and Windows "
+        "on 64-bit x86 and ARM; on another system make the data on one of these and copy the folder, or "
+        "train without the speech source"
     )

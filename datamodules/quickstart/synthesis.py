@@ -4,6 +4,8 @@ Notable:
 - A fault inside the C library would take its process with it, so `speech.py` runs this file as a
   child: a crash becomes an exit status. It therefore imports nothing of this package.
 - The library is loaded by its path out of the unpacked archive, with the data folder beside it.
+- The library draws random numbers for breath and flutter; with a fixed seed the same request gives
+  the same samples on the same machine.
 - Clips are trimmed to the sound, brought to one peak level (some voices are recorded at a tenth of
   the level of others, some near the limit), resampled, and written as 16-bit mono WAV.
 
@@ -31,6 +33,7 @@ SILENCE = 0.01
 """Fraction of the peak below which the ends of a clip count as silent."""
 MARGIN_S = 0.02
 SHORTEST_S, LONGEST_S = 0.1, 1.0
+SEED = 1
 
 # Values of speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -59,6 +62,8 @@ class Synthesiser:
         self.rate: int = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), 0)
         if self.rate <= 0:
             raise OSError(f"eSpeak NG does not start with the data in {data} (status {self.rate})")
+        self._library.espeak_ng_SetRandSeed.argtypes = (ctypes.c_long,)
+        self._library.espeak_ng_SetRandSeed(SEED)
         self._chunks: list[np.ndarray] = []
         self._callback = _CALLBACK(self._receive)  # kept: the library holds only its address
         self._library.espeak_SetSynthCallback(self._callback)
