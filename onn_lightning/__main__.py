@@ -1,0 +1,5 @@
+"""`python -m onn_lightning`: the `onn` command where its script is not on the path."""
+
+from onn_lightning.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The `onn` command: one file a verb; `main.py` chooses and imports nothing heavy before it knows."""

@@ -1,0 +1,254 @@
+"""`onn fit | validate | test | predict`: LightningCLI with bundled configs, one run folder and resume.
+
+Notable:
+- The modalities are written once, under `data`; the model is given the very same instances.
+- `--config` takes a path or the name of a bundled config, several times; later ones override.
+- A run lives in `<trainer.default_root_dir>/<run>/`, by default `runs/<name of the first config>/`.
+  `fit --resume` (or `--ckpt_path last`) goes on from its newest complete checkpoint and starts
+  afresh where there is none; the other verbs read that checkpoint unless told otherwise.
+- Checkpoints are loaded with `weights_only`: no code runs out of a file.
+- Every mistake in a config becomes a `UsageError` of one line (`explain.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from onn_lightning import __version__
+from onn_lightning.cli.config_files import bundled_list, check_config, find_config
+from onn_lightning.cli.errors import EXIT_INTERRUPTED, UsageError
+from onn_lightning.cli.explain import explain
+from onn_lightning.cli.run_folder import (
+    CHECKPOINTS,
+    RUNS,
+    SaveRunConfig,
+    default_callbacks,
+    default_loggers,
+    newest_checkpoint,
+)
+
+_log = logging.getLogger("lightning.pytorch")  # shown on the terminal by Lightning, on rank 0
+
+
+class ConfigFile(ActionConfigFile):
+    """`--config`: a path or a bundled name, checked before jsonargparse reads it."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        path = find_config(str(values))
+        keys = {action.dest.split(".")[0] for action in parser._actions}
+        check_config(path, sorted(keys - {"help", "config", "print_config"}))
+        parser.config_paths.append(path)
+        super().__call__(parser, namespace, str(path), option_string)
+
+
+class OmniArgumentParser(LightningArgumentParser):
+    """Parser that remembers which config files it read, for the place in an error message."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config_paths: list[Path] = []
+
+
+class OmniCLI(LightningCLI):
+    """One verb of the command line, parsed and run on construction.
+
+    Args:
+        arguments: the verb and what follows it.
+        model_class: base class of `model`.
+        data_class: base class of `data`; its instances have `modalities`.
+    Raises:
+        UsageError: if the command line or a config is wrong.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        model_class: type[LightningModule],
+        data_class: type[LightningDataModule],
+    ) -> None:
+        self._verb = arguments[0]
+        strict = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            model_class,
+            data_class,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults={"default_root_dir": RUNS},
+            seed_everything_default=0,
+            parser_class=OmniArgumentParser,
+            parser_kwargs={"prog": "onn", **strict, self._verb: strict},
+            auto_configure_optimizers=False,  # the optimizer is an argument of the model
+            load_from_checkpoint_support=False,  # modalities are objects; the model describes itself
+            args=list(arguments),
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the verb that was asked for: each parser costs time to build."""
+        return {self._verb: LightningCLI.subcommands()[self._verb]}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Parser with our `--config`."""
+        kwargs.setdefault("dump_header", [f"onn_lightning=={__version__}"])
+        parser = self.parser_class(**kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ConfigFile,
+            help="YAML config: a path or the name of a bundled one; repeatable, later ones override",
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """`--run`, `--resume`, and the modalities' way from data to model."""
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            default=None,
+            help="name of the run's folder in trainer.default_root_dir (default: name of the first config)",
+        )
+        if self._verb == "fit":
+            parser.add_argument(
+                "--resume",
+                action="store_true",
+                help="go on from the run's newest complete checkpoint; start afresh where there is none",
+            )
+        parser.link_arguments(
+            "data",
+            "model.init_args.modalities",
+            compute_fn=lambda data: data.modalities,
+            apply_on="instantiate",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; a mistake leaves as one line."""
+        assert isinstance(args, list)
+        verb_parser = self._subcommand_parsers[self._verb]
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            options = [name.lstrip("-") for action in verb_parser._actions for name in action.option_strings]
+            line = explain(str(error), verb_parser.config_paths, args[1:], options)
+            if not verb_parser.config_paths and "required" in line:
+                line = f"no --config given ({bundled_list()}); {line}"
+            raise UsageError(line) from error
+        config = self.config[self._verb]
+        if config.run is None:
+            paths = verb_parser.config_paths
+            config.run = paths[0].stem if paths else self._verb
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would overwrite the model's config by what the checkpoint holds; ours stands."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Where this run's config, checkpoints and logs are."""
+        config = self.config[self._verb]
+        return Path(config.trainer.default_root_dir or RUNS) / config.run
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the checkpoint before anything expensive is built."""
+        config = self.config[self._verb]
+        self._checkpoint = config.ckpt_path
+        by_default = self._verb != "fit" or config.resume
+        if config.ckpt_path == "last" or (config.ckpt_path is None and by_default):
+            newest = newest_checkpoint(self.run_folder)
+            self._checkpoint = None if newest is None else str(newest)
+            if newest is None and self._verb != "fit":
+                raise UsageError(
+                    f"no checkpoint in {self.run_folder / CHECKPOINTS}: train first (onn fit), "
+                    "name the run (--run) or the file (--ckpt_path)"
+                )
+        elif self._verb == "fit" and self._checkpoint is None and not config.trainer.fast_dev_run:
+            self._refuse_to_mix_runs()
+
+    @rank_zero_only
+    def _refuse_to_mix_runs(self) -> None:
+        if newest_checkpoint(self.run_folder) is not None:
+            raise UsageError(
+                f"{self.run_folder} already holds a trained run: continue it with --resume, give this one "
+                "another name with --run NAME, or delete that folder"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with the run folder's loggers and callbacks where the config has none."""
+        trainer = self.config_init[self._verb].trainer
+        kwargs["default_root_dir"] = str(self.run_folder)
+        if trainer.logger is None or trainer.logger is True:
+            kwargs["logger"] = default_loggers(self.run_folder)
+        given = trainer.callbacks or []
+        given = given if isinstance(given, list) else [given]
+        kwargs["callbacks"] = [*given, *default_callbacks(given, trainer.as_dict())]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError) as error:  # Lightning's own checks of the arguments
+            raise UsageError(f"trainer: {error}") from error
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, from a checkpoint where there is one to go on from."""
+        if self._checkpoint is None:
+            _log.info("run folder: %s", self.run_folder)
+        else:
+            _log.info("run folder: %s, going on from %s", self.run_folder, self._checkpoint)
+        self.trainer.fit(**self._with_checkpoint(kwargs))
+
+    def validate(self, **kwargs: Any) -> None:
+        """Validate a checkpoint."""
+        self.trainer.validate(**self._with_checkpoint(kwargs))
+
+    def test(self, **kwargs: Any) -> None:
+        """Test a checkpoint."""
+        self.trainer.test(**self._with_checkpoint(kwargs))
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict with a checkpoint."""
+        self.trainer.predict(**self._with_checkpoint(kwargs))
+
+    def _with_checkpoint(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        weights_only = True if kwargs["weights_only"] is None else kwargs["weights_only"]
+        return {**kwargs, "ckpt_path": self._checkpoint, "weights_only": weights_only}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:
+            if self.trainer.interrupted:  # Lightning turns Ctrl-C into exit 1
+                raise SystemExit(EXIT_INTERRUPTED) from None
+            raise
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of Lightning's verbs.
+
+    Args:
+        arguments: the verb and what follows it.
+    """
+    from datamodules import OmniDataModule
+    from onn_lightning.module import OmniModule
+
+    return run(arguments, OmniModule, OmniDataModule)
+
+
+def run(
+    arguments: list[str], model_class: type[LightningModule], data_class: type[LightningDataModule]
+) -> int:
+    """Run a verb with the given base classes; see `OmniCLI`."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    OmniCLI(arguments, model_class, data_class)
+    return 0
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()

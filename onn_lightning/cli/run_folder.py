@@ -1,0 +1,93 @@
+"""The folder of a run: what lies in it, what is written there by default, what a run resumes from.
+
+```
+runs/<name>/
+  config.yaml            the resolved config of the training run
+  checkpoints/           last.ckpt and the newest step
+  events.out.tfevents.*  TensorBoard
+  csv/version_<n>/       metrics.csv of each start of the run (a resumed run adds one)
+```
+Notable: a checkpoint counts only once it is complete; a torn `last.ckpt` is passed over in favour of
+the newest one that is whole.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+CHECKPOINTS = "checkpoints"
+RUNS = "runs"
+
+
+def default_loggers(folder: Path) -> list[Logger]:
+    """TensorBoard straight in the run folder (Lightning then puts checkpoints/ there too) and CSV."""
+    return [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="csv")]
+
+
+def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> list[Callback]:
+    """Progress bar and checkpoints, each only where the config neither brings its own nor forbids it.
+
+    Args:
+        given: callbacks of the config.
+        trainer: the trainer's arguments.
+    """
+    callbacks: list[Callback] = []
+    if trainer.get("enable_progress_bar") is not False and not _any(given, ProgressBar):
+        callbacks.append(RichProgressBar())
+    if trainer.get("enable_checkpointing") is not False and not _any(given, ModelCheckpoint):
+        callbacks.append(
+            ModelCheckpoint(save_last=True, save_on_exception=True, train_time_interval=timedelta(minutes=5))
+        )
+    return callbacks
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, None where it has none.
+
+    Args:
+        folder: the run folder.
+    """
+    found = (folder / CHECKPOINTS).glob("*.ckpt")
+    complete = [path for path in found if _is_complete(path)]
+    # last.ckpt is written right after the numbered checkpoint of the same step: later name breaks the tie
+    return max(complete, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def _is_complete(path: Path) -> bool:
+    if path.is_dir():  # sharded: its index is written last
+        return (path / ".metadata").is_file()
+    return zipfile.is_zipfile(path)  # torch writes zip files, whose directory stands at the end
+
+
+def _any(callbacks: Sequence[Callback], kind: type[Callback]) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved config of a training run to `config.yaml` in the run folder.
+
+    What belongs to one start only (`resume`, `ckpt_path`) is left out, so that the file serves any
+    verb: `onn test --config runs/<name>/config.yaml`.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone()
+        config.pop("resume", None)
+        config["ckpt_path"] = None
+        path = folder / self.config_filename
+        self.parser.save(config, path, skip_none=False, overwrite=True, multifile=False)
