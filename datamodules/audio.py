@@ -1,0 +1,227 @@
+"""Sound as patches of its log-mel spectrogram, over (time, frequency).
+
+Notable:
+- `waveform.py` decodes any format and channel count within the budget; soxr resamples.
+- The features do not depend on gain: samples are centred and divided by their peak, the spectrogram is
+  floored 80 dB below its loudest cell, then brought to zero mean and unit variance over the clip.
+- Tokens are time-major, low frequencies first within a step; positions are (time, frequency) in
+  patches. The last patches are completed with the clip's quietest value.
+- A clip longer than `max_seconds` is refused by default: cutting it silently would teach the model
+  transcripts of what it never heard. `cut_long` keeps the beginning, for sound without a transcript.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor, nn
+
+from datamodules.patches import FLAT_VARIANCE, normalize_patches
+from datamodules.waveform import SAMPLE_RATES, Clip, Waveform, read_waveform
+from onn_lightning.batch import Segment
+from onn_lightning.modality import BadSampleError, Modality
+
+SILENCE_PEAK = 1e-4
+"""Full scale is 1: three steps of 16 bits (-80 dB), the dither of an empty recording."""
+
+DYNAMIC_RANGE = math.log(1e8)
+"""80 dB as natural logarithm of power: what lies further below the loudest cell is floored."""
+
+TINY = np.finfo(np.float32).tiny
+
+
+class AudioModality(Modality):
+    """Sounds cut into patches of a log-mel spectrogram.
+
+    Args:
+        sample_rate: Hz, to which every clip is resampled.
+        n_mels: mel bands, a multiple of `patch_freq`.
+        window_ms, hop_ms: length and distance of the analysis windows, milliseconds.
+        patch_time: frames in a patch.
+        patch_freq: mel bands in a patch.
+        stride_time: frames between patches; below `patch_time` they overlap; None: `patch_time`.
+        max_seconds: the longest clip. One second is 1000 / hop_ms / stride_time * n_mels / patch_freq
+            tokens (25 with the defaults).
+        cut_long: keep the first `max_seconds` of a longer clip instead of refusing it.
+        allow_silence: encode silent clips (all features zero) instead of refusing them.
+        next_patch_loss: predict each patch, normalised by itself, from the token before it.
+    Raises:
+        ValueError: if the numbers do not fit together; the message says which.
+    """
+
+    name = "audio"
+
+    def __init__(
+        self,
+        sample_rate: int = 16_000,
+        n_mels: int = 64,
+        window_ms: float = 25.0,
+        hop_ms: float = 10.0,
+        patch_time: int = 8,
+        patch_freq: int = 32,
+        stride_time: int | None = None,
+        max_seconds: float = 30.0,
+        cut_long: bool = False,
+        allow_silence: bool = False,
+        next_patch_loss: bool = False,
+    ) -> None:
+        self.sample_rate = sample_rate
+        self.patch_time = patch_time
+        self.patch_freq = patch_freq
+        self.stride_time = patch_time if stride_time is None else stride_time
+        self.max_seconds = max_seconds
+        self.cut_long = cut_long
+        self.allow_silence = allow_silence
+        self.next_patch_loss = next_patch_loss
+        self.window_length = round(sample_rate * window_ms / 1000)  # samples
+        self.hop_length = round(sample_rate * hop_ms / 1000)  # samples
+        self._check_arguments(n_mels)
+        self.n_fft = 1 << (self.window_length - 1).bit_length()
+        self.window = torch.hann_window(self.window_length)
+        self.filters = mel_filters(n_mels, self.n_fft, sample_rate)
+        empty = int((self.filters.amax(dim=1) == 0).sum())
+        if empty:
+            raise ValueError(
+                f"AudioModality: {empty} of n_mels={n_mels} bands fall between the frequencies that "
+                f"window_ms={window_ms} resolves: lower n_mels or lengthen the window"
+            )
+
+    def _check_arguments(self, n_mels: int) -> None:
+        low, high = SAMPLE_RATES
+        problem = None
+        if not low <= self.sample_rate <= high:
+            problem = f"sample_rate={self.sample_rate} lies outside {low}..{high} Hz"
+        elif not 1 <= self.hop_length <= self.window_length or self.window_length < 2:
+            problem = "window_ms and hop_ms must be at least a sample, the hop no longer than the window"
+        elif min(self.patch_time, self.patch_freq, n_mels) < 1 or n_mels % self.patch_freq:
+            problem = f"n_mels={n_mels} must be a positive multiple of patch_freq={self.patch_freq}"
+        elif not 1 <= self.stride_time <= self.patch_time:
+            problem = f"stride_time={self.stride_time} must lie in 1..patch_time={self.patch_time}"
+        elif self.next_patch_loss and self.stride_time < self.patch_time:
+            problem = "next_patch_loss needs stride_time=None: a patch must not show part of the next"
+        elif not self.max_seconds * self.sample_rate >= self.window_length:
+            problem = f"max_seconds={self.max_seconds} is shorter than one window"
+        if problem:
+            raise ValueError(f"AudioModality: {problem}")
+
+    def encode(self, raw: str | Path | bytes | Clip) -> Segment:
+        """Turn a clip into patches.
+
+        Args:
+            raw: path, content of a file, or (samples, sample rate): [n] or [channels, n], floats of
+                full scale 1 or integers of full range.
+        Returns:
+            n tokens: features [n, patch_time * patch_freq] float32, positions_2d [n, 2] (time,
+            frequency) in patches, targets like features with `next_patch_loss`.
+        Raises:
+            BadSampleError: missing, damaged, not audio, silent, not finite, too short or too long;
+                names the file.
+        """
+        waveform = read_waveform(raw, self.max_seconds)
+        return self._patchify(self.log_mel(self._standard_samples(waveform)))
+
+    def build_embedder(self, hidden_size: int) -> nn.Module:
+        """Linear projection rotated by (time, frequency)."""
+        from onn_lightning.nn import PatchEmbedder
+
+        return PatchEmbedder(self.patch_time * self.patch_freq, hidden_size)
+
+    def build_head(self, hidden_size: int) -> nn.Module | None:
+        """Regression of the next patch, or None without `next_patch_loss`."""
+        from onn_lightning.nn import PatchRegressionHead
+
+        patch_dim = self.patch_time * self.patch_freq
+        return PatchRegressionHead(hidden_size, patch_dim) if self.next_patch_loss else None
+
+    def log_mel(self, samples: Tensor) -> Tensor:
+        """Natural logarithm of mel power, floored 80 dB below the loudest cell.
+
+        Args:
+            samples: [n] float32 at `sample_rate`, at least one window long.
+        Returns:
+            [1 + n // hop_length, n_mels]; frame i is centred on sample i * hop_length.
+        """
+        spectrum = torch.stft(
+            samples,
+            self.n_fft,
+            self.hop_length,
+            self.window_length,
+            self.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        power = self.filters @ spectrum.abs().square()  # [n_mels, frames]
+        logarithm = power.clamp_min(torch.finfo(power.dtype).tiny).log()
+        return logarithm.clamp_min(logarithm.max() - DYNAMIC_RANGE).T
+
+    def _standard_samples(self, waveform: Waveform) -> Tensor:
+        """Check and cut the length, resample, centre and bring to peak 1."""
+        name, samples, rate = waveform
+        limit = int(self.max_seconds * rate)
+        if len(samples) > limit and not self.cut_long:
+            raise BadSampleError(
+                f"{name} is longer than max_seconds={self.max_seconds:g}: split it, raise max_seconds, "
+                "or set cut_long to keep the beginning"
+            )
+        samples = samples[:limit]
+        if len(samples) * self.sample_rate < self.window_length * rate:
+            raise BadSampleError(
+                f"{name} has {len(samples)} samples at {rate:g} Hz, fewer than one analysis window "
+                f"({self.window_length / self.sample_rate:g} s): drop it (an array is [n] or [channels, n])"
+            )
+        scale = max(np.abs(samples).max(), TINY)  # first of all, so that no later sum overflows
+        samples = samples / scale
+        samples = samples - samples.mean(dtype=np.float64).astype(np.float32)
+        peak = np.abs(samples).max()
+        if peak * scale < SILENCE_PEAK and not self.allow_silence:
+            raise BadSampleError(
+                f"{name} is silent (peak {peak * scale:.1g} of full scale 1, all channels averaged): "
+                "drop it or set allow_silence"
+            )
+        samples = samples / max(peak, TINY)
+        if rate != self.sample_rate:
+            samples = soxr.resample(samples, rate, self.sample_rate)
+        # Resampling rounds lengths down; a clip of exactly one window must stay one.
+        return torch.from_numpy(np.pad(samples, (0, max(0, self.window_length - len(samples)))))
+
+    def _patchify(self, log_mel: Tensor) -> Segment:
+        """[frames, n_mels] -> tokens."""
+        variance, mean = torch.var_mean(log_mel, correction=0)
+        frames = (log_mel - mean) * (variance + FLAT_VARIANCE).rsqrt()
+        steps = max(0, -(-(len(frames) - self.patch_time) // self.stride_time)) + 1
+        missing = (steps - 1) * self.stride_time + self.patch_time - len(frames)
+        frames = nn.functional.pad(frames, (0, 0, 0, missing), value=float(frames.min()))
+        cells = frames.unfold(0, self.patch_time, self.stride_time)  # [steps, n_mels, patch_time]
+        cells = cells.unfold(1, self.patch_freq, self.patch_freq)  # [steps, bands, patch_time, patch_freq]
+        bands = cells.shape[1]
+        patches = cells.reshape(steps * bands, -1)  # [n, patch_time * patch_freq]
+        return Segment(
+            modality=self.name,
+            features=patches,
+            positions_2d=torch.cartesian_prod(torch.arange(steps), torch.arange(bands)),
+            targets=normalize_patches(patches).values if self.next_patch_loss else None,
+        )
+
+
+def mel_filters(n_mels: int, n_fft: int, sample_rate: int) -> Tensor:
+    """Triangular filters, evenly spaced in mel from 0 Hz to half the sample rate, of equal area.
+
+    Returns:
+        [n_mels, n_fft // 2 + 1] float32.
+    Source: Slaney, "Auditory Toolbox" (1998): linear below 1 kHz (3 mel per 200 Hz), logarithmic
+        above (27 mel per factor of 6.4).
+    """
+    knee, step = 15.0, math.log(6.4) / 27  # mel at 1 kHz; logarithmic step of a mel above it
+    nyquist = sample_rate / 2
+    top = knee + math.log(nyquist / 1000) / step if nyquist > 1000 else nyquist * 3 / 200
+    mels = torch.linspace(0, top, n_mels + 2, dtype=torch.float64)
+    corners = torch.where(mels < knee, mels * 200 / 3, 1000 * torch.exp((mels - knee) * step))  # Hz
+    bins = torch.linspace(0, nyquist, n_fft // 2 + 1, dtype=torch.float64)  # Hz
+    low, centre, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    triangles = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp_min(0)
+    return (triangles * 2 / (high - low)).float()

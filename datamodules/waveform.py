@@ -1,0 +1,159 @@
+"""From a path, bytes or an array to a waveform: one channel of finite samples, never longer than asked.
+
+Notable:
+- soundfile (libsndfile) decodes WAV, FLAC, OGG, Opus, MP3, AIFF, AU and CAF block by block and stops at
+  `max_seconds`: memory depends on that budget, never on what a header claims.
+- torchaudio is deliberately not used: its loader is by now a wrapper around torchcodec and FFmpeg, and
+  its binary wheel only loads beside a CUDA build of torch on Linux. Formats that libsndfile does not
+  open (M4A, WMA, video) are refused with the FFmpeg command that converts them.
+- A file that ends early is refused, as its transcript would no longer fit. The placeholders that
+  streaming encoders leave in a WAV header (sizes near 2 or 4 GiB) are no lie: such a file is read to its end.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.media import open_media
+from onn_lightning.modality import BadSampleError
+
+Clip = tuple[NDArray[Any] | Tensor, float]
+"""(samples [n] or [channels, n], sample rate in Hz); floats of full scale 1 or integers of full range."""
+
+SAMPLE_RATES = (1_000, 768_000)
+"""Sample rates taken for real, Hz: below telephone quality to above any studio converter."""
+
+COMPLETE = 0.95
+"""Share of the declared samples below which a file counts as cut short (headers may round)."""
+
+UNKNOWN_LENGTH = 0x7FFF_F000
+"""Data sizes from here on are the placeholders of streaming encoders."""
+
+BLOCK_SAMPLES = 1 << 18
+"""Samples decoded at a time, all channels together: 1 MiB as float32."""
+
+CONVERT = "convert it (for example `ffmpeg -i in.m4a out.flac`) or drop it"
+
+
+class Waveform(NamedTuple):
+    """Mono samples.
+
+    Args:
+        name: what the clip is called in messages.
+        samples: [n] float32, finite, at most one more than the budget holds.
+        rate: Hz.
+    """
+
+    name: str
+    samples: NDArray[np.float32]
+    rate: float
+
+
+def read_waveform(raw: str | Path | bytes | Clip, max_seconds: float) -> Waveform:
+    """Decode a clip and average its channels.
+
+    Args:
+        raw: path, content of a file, or (samples, sample rate).
+        max_seconds: reading stops one sample beyond, so that a longer clip shows.
+    Raises:
+        BadSampleError: missing, damaged, cut short, not audio, empty or not finite; names the file.
+    """
+    if isinstance(raw, str | Path | bytes):
+        with open_media(raw, "audio") as (name, stream):
+            waveform = _decode(stream, name, max_seconds)
+    elif isinstance(raw, tuple | list) and len(raw) == 2:
+        waveform = _from_array(raw[0], raw[1], max_seconds)
+    else:
+        raise BadSampleError(
+            f"audio given as {type(raw).__name__}: give a path, bytes or a pair (samples, sample rate)"
+        )
+    if not len(waveform.samples):
+        raise BadSampleError(f"{waveform.name} holds no samples (its header may be wrong): {CONVERT}")
+    if not np.isfinite(waveform.samples).all():
+        raise BadSampleError(f"{waveform.name} holds NaN or infinite samples: replace them or drop it")
+    return waveform
+
+
+def _decode(stream: BinaryIO, name: str, max_seconds: float) -> Waveform:
+    truncated = f"{name} is cut short: it holds less than its header declares; fetch it again or drop it"
+    if _wav_is_truncated(stream):
+        raise BadSampleError(truncated)
+    try:
+        sound = soundfile.SoundFile(stream)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a suffix that means headerless (.raw)
+        raise BadSampleError(f"{name} is not audio that libsndfile opens: {CONVERT}") from error
+    with sound:
+        rate = _checked_rate(sound.samplerate, name)
+        wanted = int(max_seconds * rate) + 1
+        block = max(1, BLOCK_SAMPLES // sound.channels)
+        blocks: list[NDArray[np.float32]] = []
+        count = 0
+        try:
+            while count < wanted:
+                frames = sound.read(min(block, wanted - count), dtype="float32", always_2d=True)
+                if not len(frames):
+                    break
+                blocks.append(_mix(frames.T))
+                count += len(frames)
+        except soundfile.SoundFileError as error:
+            raise BadSampleError(f"{name} is damaged or cut short ({error}): {CONVERT}") from error
+        if 0 < count < min(wanted, COMPLETE * sound.frames):
+            raise BadSampleError(truncated)
+    return Waveform(name, np.concatenate(blocks) if blocks else np.empty(0, np.float32), rate)
+
+
+def _from_array(samples: Any, sample_rate: Any, max_seconds: float) -> Waveform:
+    name = "audio in memory"
+    rate = _checked_rate(sample_rate, name)
+    if isinstance(samples, Tensor):
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+    if not isinstance(samples, np.ndarray) or samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
+        is_array = isinstance(samples, np.ndarray)
+        found = f"of shape {samples.shape}, {samples.dtype}" if is_array else f"a {type(samples).__name__}"
+        raise BadSampleError(f"{name} is {found}: give an array of numbers, [n] or [channels, n]")
+    samples = np.atleast_2d(samples)[:, : int(max_seconds * rate) + 1]  # cut before anything is copied
+    if samples.dtype.kind != "f":
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        samples = (samples - (half if samples.dtype.kind == "u" else 0.0)) / half
+    return Waveform(name, _mix(samples), rate)
+
+
+def _mix(channels: NDArray[Any]) -> NDArray[np.float32]:
+    """[channels, n] -> [n], averaged; NaN and overflow pass through to the check that names them."""
+    if not channels.size:
+        return np.empty(0, np.float32)
+    with np.errstate(all="ignore"):
+        return np.asarray(channels.mean(axis=0), dtype=np.float32)
+
+
+def _checked_rate(rate: Any, name: str) -> float:
+    low, high = SAMPLE_RATES
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not low <= rate <= high:
+        raise BadSampleError(
+            f"{name} has sample rate {rate!r}, expected {low}..{high} Hz: correct it or drop it"
+        )
+    return float(rate)
+
+
+def _wav_is_truncated(stream: BinaryIO) -> bool:
+    """Whether a RIFF/WAVE file ends before its data chunk does; libsndfile would read on silently."""
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    head = stream.read(12)
+    truncated = False
+    while head[:4] == b"RIFF" and head[8:] == b"WAVE" and len(chunk := stream.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", chunk)
+        if kind == b"data":
+            truncated = length < UNKNOWN_LENGTH and size - stream.tell() < COMPLETE * length
+            break
+        stream.seek(length + length % 2, 1)
+    stream.seek(0)
+    return truncated
