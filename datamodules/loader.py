@@ -1,0 +1,86 @@
+"""`TrainLoader`: the training stream as Lightning wants it, with the state of all ranks.
+
+Notable:
+- The stream is endless; an "epoch" is a fixed number of its batches, and the next epoch goes on where
+  the last one stopped. `__len__` is that number: without a length Lightning fetches one batch ahead,
+  and a checkpoint would be one batch further in the data than the model is.
+- It holds a `StatefulDataLoader` rather than being one: Lightning rebuilds and warns about loaders it
+  recognises, and each new epoch of a plain loader would begin the data anew.
+- In a distributed run only rank 0 writes the checkpoint, so `state_dict` gathers the places of all
+  ranks (all ranks call it, as they do for every part of a checkpoint).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from datamodules.stream import TrainStream
+from onn_lightning.batch import Batch
+
+
+class TrainLoader:
+    """Endless training batches with an exactly resumable place.
+
+    Args:
+        stream: what is read.
+        batches_per_epoch: length of an epoch, in batches.
+        num_workers: loader processes; 0: load in the main process.
+        pin_memory: put batches into page-locked memory, for copies to a GPU.
+    """
+
+    def __init__(
+        self, stream: TrainStream, batches_per_epoch: int, num_workers: int, pin_memory: bool
+    ) -> None:
+        self.batches_per_epoch = batches_per_epoch
+        self.num_workers = num_workers
+        self.replica = stream.replica
+        self._loader = StatefulDataLoader(
+            stream,
+            batch_size=None,  # the stream gives whole batches
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            # its own generator: the loader would draw its base seed from the global one, and a resumed
+            # run, which makes one loader more, would then differ in every later random number
+            generator=torch.Generator().manual_seed(stream.seed),
+        )
+        self._iterator: Iterator[Batch] | None = None
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(self.batches_per_epoch):
+            if self._iterator is None:
+                self._iterator = iter(self._loader)
+            yield next(self._iterator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Places of all ranks in the data: plain data, the same on every rank."""
+        states: dict[int, Any] = {self.replica.number: self._loader.state_dict()}
+        if self.replica.count > 1:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, states)
+            states = {number: state for one in gathered for number, state in one.items()}
+        return {"num_workers": self.num_workers, "replicas": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the places of `state_dict`.
+
+        Raises:
+            ValueError: if the number of data-parallel ranks or of workers is not what it was.
+        """
+        saved = len(state["replicas"]), state["num_workers"]
+        here = self.replica.count, self.num_workers
+        if saved != here:
+            raise ValueError(
+                "cannot resume the data stream: it was saved by {} data-parallel rank(s) with {} loader "
+                "worker(s) each, now there are {} with {}; use the saved numbers, or start a new run from "
+                "the weights".format(*saved, *here)
+            )
+        self._iterator = None
+        self._loader.load_state_dict(state["replicas"][self.replica.number])

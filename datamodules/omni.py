@@ -1,0 +1,213 @@
+"""`OmniDataModule`: any number of sources of any modalities, mixed, packed, sharded, resumable.
+
+Notable:
+- Training: an endless mixture by share of tokens; every (rank, worker) reads its own documents;
+  checkpoints hold the exact place in it.
+- Held-out: one loader a source, every document exactly once, the same batches whatever the number of
+  ranks; `Batch.source` carries the name.
+- Before the first batch, one sample of each modality is encoded, on every rank: from then on every
+  batch holds every modality that occurs in the data, if need be with zero tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from itertools import islice
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from datamodules.bad_samples import BadSampleLog
+from datamodules.loader import TrainLoader
+from datamodules.packing import Collator, prototype_of, split_document
+from datamodules.sources import Source
+from datamodules.stream import DocumentPieces, HeldOutStream, Replica, TrainStream
+from onn_lightning.batch import Batch, Segment
+from onn_lightning.modality import BadSampleError, Modality
+
+log = logging.getLogger(__name__)
+
+_SPLITS_OF_STAGE = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+_PROBES = 16  # documents of each source tried for a first readable sample of a modality
+
+
+class OmniDataModule(LightningDataModule):
+    """Documents of interleaved modalities, packed into rows of a fixed length.
+
+    Args:
+        modalities: the kinds of data of the run; the model is given the same objects.
+        train: sources of the training mixture by name, mixed by their weights.
+        validation: sources of `onn validate` and of validation during training, each on its own.
+        test: sources of `onn test`.
+        predict: sources of `onn predict`.
+        row_length: T, tokens in a row.
+        rows_per_batch: B, rows in a batch of one rank.
+        batches_per_epoch: training batches after which Lightning counts an epoch; the data is an
+            endless stream, so it changes nothing but the rhythm of whatever happens every epoch.
+        num_workers: loader processes of a rank; 0: load in the main process.
+        seed: of the order of documents and of the draws of rows.
+        buffer_size: pieces (up to a row each, encoded) among which a reader draws its rows: larger
+            shuffles wider and pads less, and takes that much more memory in each worker.
+        max_consecutive_bad: damaged samples in a row after which a reader stops the run.
+    Raises:
+        ValueError: if a number is out of range, or two modalities have the same name.
+    """
+
+    def __init__(
+        self,
+        modalities: list[Modality],
+        train: dict[str, Source],
+        validation: dict[str, Source] | None = None,
+        test: dict[str, Source] | None = None,
+        predict: dict[str, Source] | None = None,
+        row_length: int = 512,
+        rows_per_batch: int = 8,
+        batches_per_epoch: int = 1000,
+        num_workers: int = 0,
+        seed: int = 0,
+        buffer_size: int = 256,
+        max_consecutive_bad: int = 100,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("row_length", row_length, 2),
+            ("rows_per_batch", rows_per_batch, 1),
+            ("batches_per_epoch", batches_per_epoch, 1),
+            ("num_workers", num_workers, 0),
+            ("buffer_size", buffer_size, 1),
+            ("max_consecutive_bad", max_consecutive_bad, 0),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}")
+        self.modalities = modalities
+        self._modalities = {modality.name: modality for modality in modalities}
+        if len(self._modalities) != len(modalities):
+            names = [modality.name for modality in modalities]
+            raise ValueError(f"modalities {names} share a name: give each its own")
+        self.splits: dict[str, dict[str, Source]] = {
+            "train": train,
+            "validation": validation or {},
+            "test": test or {},
+            "predict": predict or {},
+        }
+        self.row_length = row_length
+        self.rows_per_batch = rows_per_batch
+        self.batches_per_epoch = batches_per_epoch
+        self.num_workers = num_workers
+        self.seed = seed
+        self.buffer_size = buffer_size
+        self._bad_samples = BadSampleLog(
+            [f"{split}/{name}" for split, sources in self.splits.items() for name in sources],
+            max_consecutive_bad,
+            num_workers,
+        )
+        self._collator: Collator | None = None
+
+    @property
+    def bad_samples(self) -> dict[str, int]:
+        """Damaged samples that this process skipped so far, by `split/source`."""
+        return self._bad_samples.totals()
+
+    def setup(self, stage: str) -> None:
+        """Look at the sources of a stage and at one sample of each modality.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+        Raises:
+            FileNotFoundError: if a corpus is not there.
+            ValueError: if a corpus is empty, or all samples of a modality that were tried are bad.
+        """
+        sources = {
+            f"{split}/{name}": source
+            for split in _SPLITS_OF_STAGE[stage]
+            for name, source in self.splits[split].items()
+        }
+        if stage == "fit" and not self.splits["train"]:
+            raise ValueError("there is no training source: name at least one under `train`")
+        for name, source in sources.items():
+            log.info("source '%s': %d documents", name, len(source))
+        prototypes = {}
+        for name, modality in self._modalities.items():
+            prototype = self._probe(modality, sources)
+            if prototype is None:
+                log.warning("no source for '%s' holds modality '%s': batches are without it", stage, name)
+            else:
+                prototypes[name] = prototype
+        self._collator = Collator(prototypes, list(self._modalities), self.row_length, self.rows_per_batch)
+
+    def _probe(self, modality: Modality, sources: Mapping[str, Source]) -> Segment | None:
+        """Encode the first readable sample of a modality; None where no source has one."""
+        trouble: BadSampleError | None = None
+        for source in sources.values():
+            for index in islice(source.indices_with(modality.name), _PROBES):
+                try:
+                    for item in source[index]:
+                        if item[0] == modality.name and len(segment := modality.encode(item[1])):
+                            split_document([segment], self.row_length)  # refuses what no row can hold
+                            return prototype_of(segment)
+                except BadSampleError as error:
+                    trouble = error
+        if trouble is not None:
+            raise ValueError(f"no sample of modality '{modality.name}' can be used; the last: {trouble}")
+        return None
+
+    def train_dataloader(self) -> TrainLoader:
+        stream = TrainStream(
+            self.splits["train"],
+            self._reader("train"),
+            self._ready_collator(),
+            self.seed,
+            self.buffer_size,
+            self._replica(),
+        )
+        return TrainLoader(stream, self.batches_per_epoch, self.num_workers, torch.cuda.is_available())
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        return self._held_out("validation")
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        return self._held_out("test")
+
+    def predict_dataloader(self) -> list[DataLoader[Batch]]:
+        return self._held_out("predict")
+
+    def teardown(self, stage: str) -> None:
+        """Say in one line how many samples were skipped."""
+        skipped = {name: count for name, count in self.bad_samples.items() if count}
+        if skipped:
+            log.warning("bad samples skipped: %s", ", ".join(f"{name} {n}" for name, n in skipped.items()))
+
+    def _held_out(self, split: str) -> list[DataLoader[Batch]]:
+        read, collator, replica = self._reader(split), self._ready_collator(), self._replica()
+        return [
+            DataLoader(
+                HeldOutStream(name, source, read, collator, self.buffer_size, replica),
+                batch_size=None,
+                num_workers=min(1, self.num_workers),  # one reader: the batches stay the same, in order
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator().manual_seed(self.seed),  # leaves the global one alone
+            )
+            for name, source in self.splits[split].items()
+        ]
+
+    def _reader(self, split: str) -> DocumentPieces:
+        return DocumentPieces(self._modalities, self.row_length, self._bad_samples, split)
+
+    def _ready_collator(self) -> Collator:
+        if self._collator is None:
+            raise RuntimeError("call `setup(stage)` before asking for a loader; a Trainer does so by itself")
+        return self._collator
+
+    def _replica(self) -> Replica:
+        sharding = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        if sharding is None:
+            return Replica()
+        # not the global rank: ranks that share a model by tensor parallelism need the same data
+        return Replica(sharding["rank"], sharding["num_replicas"])

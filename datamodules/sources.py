@@ -1,0 +1,223 @@
+"""Raw corpora as numbered documents: `TextFiles` and `JsonLines`.
+
+Notable:
+- A source is map-style and read on demand; what it keeps in memory is an index (16 bytes a line),
+  never the corpus. Making one touches no disk: the first `len()` indexes, so that a config can be
+  printed on a machine without the data.
+- Whatever is wrong with one document is a `BadSampleError` that names file, line and remedy; whatever
+  is wrong with the corpus (missing, empty) is a `ValueError` or `FileNotFoundError`.
+- Lines end at LF and nowhere else: `str.splitlines` would also cut at NEL, VT, FS and U+2028, which
+  occur in real text.
+- Media paths stay inside the corpus: an absolute path or a `..` that leaves its root is refused, since
+  a data file from elsewhere must not choose which files of this machine are read. Symbolic links
+  inside the root are followed: they are put there by the machine's owner.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onn_lightning.document import Document, RawItem
+from onn_lightning.modality import BadSampleError
+
+_CHUNK_BYTES = 1 << 22
+_BLANK_BYTES = 2  # no JSON object is as short as one byte and a line feed
+
+
+class Source(ABC):
+    """A corpus of numbered documents.
+
+    Args:
+        weight: share of the TOKENS of the training mixture, relative to the other sources.
+    Raises:
+        ValueError: if the weight is not a positive number.
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"source weight must be a positive number, got {weight}; or leave it out")
+        self.weight = weight
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of documents, at least one.
+
+        Raises:
+            FileNotFoundError: if the corpus is not there.
+            ValueError: if it is empty.
+        """
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Document:
+        """Read one document.
+
+        Raises:
+            BadSampleError: if it cannot be used.
+        """
+
+    @abstractmethod
+    def describe(self, index: int) -> str:
+        """Where a document stands, for messages: a path, with the line where there are several."""
+
+    @abstractmethod
+    def indices_with(self, modality: str) -> Iterator[int]:
+        """Documents that seem to hold an item of a modality, found without decoding media."""
+
+
+class TextFiles(Source):
+    """A folder of UTF-8 text files, each one document.
+
+    Args:
+        path: the folder, or a single file.
+        pattern: which files of the folder, as in `pathlib.Path.glob`; `**/*.txt` descends.
+        weight: share of the tokens of the training mixture.
+    """
+
+    def __init__(self, path: str | Path, pattern: str = "*.txt", weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.path = Path(path)
+        self.pattern = pattern
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        if self.path.is_file():
+            return [self.path]
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"text folder '{self.path}' does not exist: obtain it, or correct `path`")
+        files = sorted(file for file in self.path.glob(self.pattern) if file.is_file())
+        if not files:
+            raise ValueError(f"no file in '{self.path}' matches '{self.pattern}': correct one of the two")
+        return files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Document:
+        where = self.describe(index)
+        try:
+            data = self._files[index].read_bytes()  # bytes: text mode would rewrite CR LF
+        except OSError as error:
+            raise BadSampleError(f"{where}: cannot be read ({error.strerror}); check the file") from error
+        text = _decode(data, where)
+        if not text.strip():
+            raise BadSampleError(f"{where}: holds no text; remove the file")
+        return [("text", text)]
+
+    def describe(self, index: int) -> str:
+        return str(self._files[index])
+
+    def indices_with(self, modality: str) -> Iterator[int]:
+        return iter(range(len(self)) if modality == "text" else ())
+
+
+class JsonLines(Source):
+    """A JSON Lines file, one interleaved document a line.
+
+    A line is `{"items": [...]}`; an item names its `modality` and holds its data as `text` (a string),
+    `path` (a file below `root`) or `value` (any JSON, for modalities whose raw form is plain numbers).
+    `"supervised": false` makes it context: read, never predicted. Example:
+    `{"items": [{"modality": "image", "path": "img/1.png"}, {"modality": "text", "text": "seven"}]}`
+
+    Args:
+        path: the file.
+        root: folder that media paths are relative to, and must stay in; None: the file's own folder.
+        weight: share of the tokens of the training mixture.
+    """
+
+    def __init__(self, path: str | Path, root: str | Path | None = None, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.path = Path(path)
+        self.root = self.path.parent if root is None else Path(root)
+
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        """[lines + 1] byte offsets at which the lines of the file begin, and its end."""
+        if not self.path.is_file():
+            raise FileNotFoundError(f"JSON Lines file '{self.path}' does not exist: correct `path`")
+        starts, offset = [np.zeros(1, np.int64)], 0
+        with self.path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                starts.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + (offset + 1))
+                offset += len(chunk)
+        bounds = np.concatenate(starts)
+        return bounds if bounds[-1] == offset else np.append(bounds, offset)
+
+    @cached_property
+    def _lines(self) -> np.ndarray:
+        """[documents] number of the line, from 0, of each document: blank lines are none."""
+        lines = np.flatnonzero(np.diff(self._bounds) > _BLANK_BYTES)
+        if not len(lines):
+            raise ValueError(f"'{self.path}' is empty: every line must be a JSON object with `items`")
+        return lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> Document:
+        where = self.describe(index)
+        line = self._lines[index]
+        start, end = self._bounds[line], self._bounds[line + 1]
+        with self.path.open("rb") as file:  # opened anew: a shared descriptor's offset is shared over a fork
+            file.seek(start)
+            data = file.read(end - start)
+        text = _decode(data, where)
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:  # too many digits or brackets are refused, too
+            raise BadSampleError(f"{where}: is not valid JSON ({error}); mend or remove the line") from error
+        items = record.get("items") if isinstance(record, dict) else None
+        if not isinstance(items, list) or not items:
+            raise BadSampleError(f'{where}: must be an object with a non-empty list "items"')
+        return [self._item(item, f"{where}, item {number}") for number, item in enumerate(items, 1)]
+
+    def _item(self, item: Any, where: str) -> RawItem:
+        if not isinstance(item, dict) or not isinstance(item.get("modality"), str):
+            raise BadSampleError(f'{where}: must be an object with a string "modality"')
+        forms = [key for key in ("text", "path", "value") if key in item]
+        if len(forms) != 1:
+            raise BadSampleError(f'{where}: needs one of "text", "path" and "value", has {forms or "none"}')
+        supervised = item.get("supervised", True)
+        if not isinstance(supervised, bool):
+            raise BadSampleError(f'{where}: "supervised" must be true or false, is {supervised!r}')
+        raw = item[forms[0]]
+        if forms[0] != "value" and not isinstance(raw, str):
+            raise BadSampleError(f'{where}: "{forms[0]}" must be a string, is {type(raw).__name__}')
+        return item["modality"], self._media(raw, where) if forms[0] == "path" else raw, supervised
+
+    def _media(self, name: str, where: str) -> str:
+        relative = os.path.normpath(name)
+        if os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir or "\0" in name:
+            raise BadSampleError(f"{where}: path {name!r} leaves '{self.root}'; move it there or set `root`")
+        path = self.root / relative
+        if not path.is_file():
+            raise BadSampleError(f"{where}: '{path}' does not exist; restore the file or remove the line")
+        return str(path)
+
+    def describe(self, index: int) -> str:
+        return f"{self.path}:{self._lines[index] + 1}"
+
+    def indices_with(self, modality: str) -> Iterator[int]:
+        pattern = re.compile(rb'"modality"\s*:\s*' + re.escape(json.dumps(modality).encode()))
+        with self.path.open("rb") as file:
+            for line, data in enumerate(file):  # binary files iterate by LF only
+                if pattern.search(data):
+                    yield int(np.searchsorted(self._lines, line))
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")  # a byte order mark is no text
+    except UnicodeDecodeError as error:
+        raise BadSampleError(
+            f"{where}: byte {error.start} is not valid UTF-8 ({error.reason}); convert it, e.g. with iconv"
+        ) from error
