@@ -12,6 +12,7 @@ Notable:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,15 +40,17 @@ class TrainLoader:
         self.batches_per_epoch = batches_per_epoch
         self.num_workers = num_workers
         self.replica = stream.replica
-        self._loader = StatefulDataLoader(
-            stream,
-            batch_size=None,  # the stream gives whole batches
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            # its own generator: the loader would draw its base seed from the global one, and a resumed
-            # run, which makes one loader more, would then differ in every later random number
-            generator=torch.Generator().manual_seed(stream.seed),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata 0.11's own affair
+            self._loader = StatefulDataLoader(
+                stream,
+                batch_size=None,  # the stream gives whole batches
+                num_workers=num_workers,
+                pin_memory=pin_memory,
+                # its own generator: the loader would draw its base seed from the global one, and a resumed
+                # run, which makes one loader more, would then differ in every later random number
+                generator=torch.Generator().manual_seed(stream.seed),
+            )
         self._iterator: Iterator[Batch] | None = None
 
     def __len__(self) -> int:
