@@ -1,0 +1,222 @@
+"""`Segmenter`: char ids in, word ids out - causal, previous and full-context from one forward table.
+
+Notable:
+- The causal word id at a token is the last word of the most probable segmentation of the text up to
+  there (see `forward`); no later character can change it.
+- Full-context ids come from tracing the SAME table back from the end, so both ids are equal at the
+  last character of every word.
+- Word ids: 0 a lone character, 1..W a word by its rank. Previous-word ids: 0 nothing before,
+  1..W a word, 1+W+c the lone character of char id c (of a character in bytes: its last byte).
+- Words with a character outside the vocabulary are left out; the others keep their order.
+- Trie and words are kept in the user's cache folder, so a later start neither parses nor builds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.text import forward
+from datamodules.text.cache import Arrays, cached_arrays
+from datamodules.text.trie import build_cells
+from datamodules.text.vocabulary import CharacterVocabulary, Ids
+from datamodules.text.words import FOLD, WordList
+
+RULES_VERSION = 1
+"""Raise it whenever the same text and words would get other ids."""
+
+_COST_STEPS = 2**24
+_APOSTROPHES = "'\u2019"
+_NUM_CODE_POINTS = 0x110000
+
+
+@dataclass(frozen=True)
+class ForwardTable:
+    """One row a token: the last word of the best segmentation of the text up to and including it.
+
+    Args:
+        word_ids: [n] int64, that word.
+        previous_word_ids: [n] int64, the word before it.
+        starts: [n] int64, index of its first token.
+    """
+
+    word_ids: Ids
+    previous_word_ids: Ids
+    starts: Ids
+
+    def full_context(self) -> ForwardTable:
+        """The best segmentation of the whole text: every token with the row of its word's last one."""
+        table = ForwardTable(self.word_ids.copy(), self.previous_word_ids.copy(), self.starts.copy())
+        forward.trace_back(table.word_ids, table.previous_word_ids, table.starts)
+        return table
+
+
+class Segmenter:
+    """Words over the characters of one vocabulary.
+
+    Args:
+        vocabulary: whose char ids are read.
+        read_words: gives the word list; called only if the cache does not have what it leads to.
+        words_fingerprint: digest of everything that `read_words` depends on.
+    """
+
+    def __init__(
+        self, vocabulary: CharacterVocabulary, read_words: Callable[[], WordList], words_fingerprint: str
+    ) -> None:
+        name = f"trie-{RULES_VERSION}-{vocabulary.fingerprint}-{words_fingerprint}"
+        arrays = cached_arrays(name, lambda: _build(vocabulary, read_words()))
+        self._cells, self._symbols, self._kinds = arrays["cells"], arrays["symbols"], arrays["kinds"]
+        self._texts, self._text_ends = arrays["texts"], arrays["text_ends"]
+        self._floor, self._longest = (int(value) for value in arrays["floor_longest"])
+        self.vocab_size = len(vocabulary)
+        self.num_words = 1 + len(self._text_ends)
+        """Word ids are below this: the lone character and every word."""
+        self.word_vocab_size = self.num_words + self.vocab_size
+        """Previous-word ids are below this."""
+
+    def word(self, word_id: int) -> str:
+        """The (case-folded) word of an id in 1..num_words-1.
+
+        Raises:
+            ValueError: if there is no such word.
+        """
+        if not 0 < word_id < self.num_words:
+            raise ValueError(f"word id {word_id} is not in 1..{self.num_words - 1}")
+        start = int(self._text_ends[word_id - 2]) if word_id > 1 else 0
+        return self._texts[start : int(self._text_ends[word_id - 1])].tobytes().decode()
+
+    def table(self, char_ids: Ids) -> ForwardTable:
+        """The forward table of a whole text.
+
+        Args:
+            char_ids: [n] int64, all within the vocabulary.
+        """
+        return self.stream().advance(char_ids)
+
+    def stream(self) -> ForwardStream:
+        """A table that is built bit by bit, from the beginning of a text."""
+        return ForwardStream(self._cells, self._symbols, self._kinds, self._floor, self.num_words, self._longest)
+
+
+class ForwardStream:
+    """State of one forward table: all that must be known of a prefix to go on.
+
+    Made by `Segmenter.stream`; its size is that of the longest word.
+    """
+
+    def __init__(
+        self,
+        cells: npt.NDArray[np.int32],
+        symbols: npt.NDArray[np.int32],
+        kinds: npt.NDArray[np.uint8],
+        floor: int,
+        first_lone: int,
+        longest: int,
+    ) -> None:
+        self._words = (cells, symbols, kinds, floor, first_lone)
+        self._registers = np.zeros(forward.NUM_REGISTERS, dtype=np.int64)
+        self._under_way = np.zeros((longest + 1, 4), dtype=np.int64)
+
+    def advance(self, char_ids: Ids) -> ForwardTable:
+        """Read further tokens.
+
+        Args:
+            char_ids: [n] int64, all within the vocabulary.
+        Returns:
+            Their rows of the table.
+        Raises:
+            ValueError: if an id is not in the vocabulary.
+        """
+        vocab_size = len(self._words[1])
+        if len(char_ids) and not (0 <= char_ids.min() and char_ids.max() < vocab_size):
+            raise ValueError(f"char ids {char_ids.min()}..{char_ids.max()} are not all in 0..{vocab_size - 1}")
+        rows = [np.empty(len(char_ids), dtype=np.int64) for _ in range(3)]
+        forward.advance(*self._words, self._registers, self._under_way, char_ids, *rows)
+        return ForwardTable(*rows)
+
+
+def _build(vocabulary: CharacterVocabulary, word_list: WordList) -> Arrays:
+    """Everything a segmenter needs, as arrays."""
+    lengths = np.fromiter(map(len, word_list.words), dtype=np.int64, count=len(word_list))
+    code_points = np.frombuffer("".join(word_list.words).encode("utf-32-le"), dtype=np.uint32)
+    symbols, symbol_of_code_point = _symbols(vocabulary, code_points)
+
+    starts = np.cumsum(lengths) - lengths
+    known = np.minimum.reduceat(symbol_of_code_point[code_points], starts) > 0
+    words = [word for word, is_known in zip(word_list.words, known, strict=True) if is_known]
+    if not words:
+        raise ValueError("no word of the word list can be spelled with the vocabulary's characters")
+    counts = np.array(word_list.counts, dtype=np.float64)[known]
+    log_total = math.log(counts.sum())
+    costs = np.rint((log_total - np.log(counts)) * _COST_STEPS).astype(np.int32)
+
+    by_text = np.array(sorted(range(len(words)), key=words.__getitem__), dtype=np.int64)
+    spelled = np.frombuffer("".join([words[i] for i in by_text]).encode("utf-32-le"), dtype=np.uint32)
+    offsets = np.concatenate([[0], np.cumsum(lengths[known][by_text])])
+    cells = build_cells(
+        symbol_of_code_point[spelled],
+        offsets,
+        (by_text + 1).astype(np.int32),
+        costs[by_text],
+        int(symbols.max()) + 1,
+    )
+    texts = [word.encode() for word in words]
+    return {
+        "cells": cells,
+        "symbols": symbols,
+        "kinds": _kinds(vocabulary),
+        "texts": np.frombuffer(b"".join(texts), dtype=np.uint8),
+        "text_ends": np.cumsum([len(text) for text in texts]),
+        "floor_longest": np.array([round(log_total * _COST_STEPS), lengths[known].max()], dtype=np.int64),
+    }
+
+
+def _symbols(
+    vocabulary: CharacterVocabulary, code_points: npt.NDArray[np.uint32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Number the characters that words use, the most frequent first.
+
+    Returns:
+        Symbol of every char id (capitals share that of the small letter), and of every code point that
+        words (already folded) may use; 0: none.
+    """
+    folded = np.arange(_NUM_CODE_POINTS)
+    folded[list(FOLD)] = list(FOLD.values())
+    is_character = np.array([len(token) == 1 for token in vocabulary.tokens])
+    characters = folded[np.array([ord(token) for token in vocabulary.tokens if len(token) == 1], dtype=np.int64)]
+
+    frequencies = np.bincount(code_points, minlength=_NUM_CODE_POINTS)
+    ranked = np.unique(characters)
+    ranked = ranked[np.argsort(-frequencies[ranked], kind="stable")]
+    ranked = ranked[frequencies[ranked] > 0]
+    symbol_of_code_point = np.zeros(_NUM_CODE_POINTS, dtype=np.int32)
+    symbol_of_code_point[ranked] = np.arange(1, len(ranked) + 1)
+    symbols = np.zeros(len(vocabulary), dtype=np.int32)
+    symbols[is_character] = symbol_of_code_point[characters]
+    return symbols, symbol_of_code_point
+
+
+def _kinds(vocabulary: CharacterVocabulary) -> npt.NDArray[np.uint8]:
+    """[vocab_size] what each char id is to the segmenter."""
+    kinds = np.full(len(vocabulary), forward.OTHER, dtype=np.uint8)
+    for index, token in enumerate(vocabulary.tokens):
+        if len(token) == 1 and _is_letter(token):
+            kinds[index] = forward.LETTER
+        elif len(token) == 1 and token in _APOSTROPHES:
+            kinds[index] = forward.APOSTROPHE
+    kinds[vocabulary.byte_ids[0x80:0xC0]] = forward.CONTINUATION_BYTE
+    kinds[vocabulary.byte_ids[0xC0:]] = forward.LEAD_BYTE
+    return kinds
+
+
+def _is_letter(character: str) -> bool:
+    """Whether a character makes runs: ASCII letters and digits, Latin, Greek, Cyrillic and their marks."""
+    if character.isascii():
+        return character.isalnum()
+    return (
+        "\u00c0" <= character <= "\u052f" and (character.isalpha() or "\u0300" <= character <= "\u036f")
+    ) or ("\u1e00" <= character <= "\u1fff" and character.isalpha())

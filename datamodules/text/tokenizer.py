@@ -1,0 +1,223 @@
+"""`DualTokenizer`: every character an id of its own and, beside it, the ids of words.
+
+Notable:
+- Three columns, equally long: char id, word id, id of the word before. By default all of them
+  depend on the past alone (see `segmentation`): an ordinary word id would give the next characters
+  of an unfinished word away.
+- Lossless for every string that encodes to UTF-8; nothing is normalised.
+- A stream gives the same ids one token at a time, for generation.
+- Importing this costs little: numba is loaded when a tokenizer is made, jieba never runs.
+- A tokenizer keeps the bytes of the files it was made from, so that a checkpoint can carry them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.text.vocabulary import CharacterVocabulary, Ids
+from datamodules.text.words import WordList, jieba_dictionary
+
+if TYPE_CHECKING:
+    from datamodules.text.segmentation import ForwardStream
+
+_SOURCES = ("vocabulary", "words", "user_words")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A text as three columns of the same length.
+
+    Args:
+        char_ids: [n] int64; characters, or the bytes of a character outside the inventory.
+        word_ids: [n] int64 in 0..num_words-1; 0: a lone character, in no known word.
+        previous_word_ids: [n] int64 in 0..word_vocab_size-1; 0: nothing before; from num_words on:
+            num_words + char id of a lone character.
+    """
+
+    char_ids: Ids
+    word_ids: Ids
+    previous_word_ids: Ids
+
+    def __len__(self) -> int:
+        return len(self.char_ids)
+
+
+class DualTokenizer:
+    """Characters and words.
+
+    Args:
+        vocabulary: path of a `tokenizer.json` of characters; None: the built-in inventory.
+        words: path of a word list in jieba's format (`word count [tag]` lines, UTF-8); None: jieba's
+            dictionary.
+        user_words: path of words to add or change, counts optional.
+        max_words: keep this many words, the most frequent (user words always); None: all.
+    Raises:
+        FileNotFoundError: if a file is not there.
+        ValueError: if a file cannot be used; the message names it, the line and the remedy.
+    """
+
+    def __init__(
+        self,
+        vocabulary: str | None = None,
+        words: str | None = None,
+        user_words: str | None = None,
+        max_words: int | None = None,
+    ) -> None:
+        paths = zip(_SOURCES, (vocabulary, words, user_words), strict=True)
+        self._set_up({source: _read(source, path) for source, path in paths if path is not None}, max_words)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], max_words: int | None = None) -> DualTokenizer:
+        """Make a tokenizer from the contents of its files instead of their paths.
+
+        Args:
+            files: contents by the names `vocabulary`, `words`, `user_words`; absent: built-in.
+            max_words: as in the constructor.
+        """
+        tokenizer = cls.__new__(cls)
+        tokenizer._set_up(dict(files), max_words)
+        return tokenizer
+
+    def _set_up(self, files: dict[str, bytes], max_words: int | None) -> None:
+        from datamodules.text.segmentation import RULES_VERSION, Segmenter  # loads numba
+
+        if max_words is not None and max_words < 1:
+            raise ValueError(f"max_words must be at least 1, got {max_words}")
+        self.files = files
+        """Contents of the files that are not built in, by argument name."""
+        self.max_words = max_words
+        self.vocabulary = (
+            CharacterVocabulary.from_json(files["vocabulary"], source="the vocabulary file")
+            if "vocabulary" in files
+            else CharacterVocabulary.builtin()
+        )
+        words = files["words"] if "words" in files else jieba_dictionary()
+        user_words = files.get("user_words", b"")
+        digest = hashlib.sha256(f"{len(words)} {len(user_words)} {max_words}\n".encode())
+        digest.update(words)
+        digest.update(user_words)
+        words_fingerprint = digest.hexdigest()[:16]
+        self.segmenter = Segmenter(
+            self.vocabulary,
+            lambda: WordList.read(words, user_words, max_words, sources=("the word list", "the user words")),
+            words_fingerprint,
+        )
+        self.fingerprint = f"{self.vocabulary.fingerprint}-{words_fingerprint}-{RULES_VERSION}"
+        """Names everything that ids depend on: characters, words, rules."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"files": self.files, "max_words": self.max_words}  # the trie comes back from the cache
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set_up(state["files"], state["max_words"])
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of char ids."""
+        return len(self.vocabulary)
+
+    @property
+    def num_words(self) -> int:
+        """Bound of `word_ids`: the lone character and all words."""
+        return self.segmenter.num_words
+
+    @property
+    def word_vocab_size(self) -> int:
+        """Bound of both word columns: `num_words` + `vocab_size`."""
+        return self.segmenter.word_vocab_size
+
+    def encode(self, text: str, full_context: bool = False) -> Encoding:
+        """Encode a text.
+
+        Args:
+            text: any string that encodes to UTF-8.
+            full_context: take the words from the best segmentation of the whole text. Such ids tell
+                of later characters: only for segments that carry no loss and precede all that do.
+        Raises:
+            BadSampleError: if the text holds a lone surrogate.
+        """
+        char_ids = self._char_ids(text)
+        table = self.segmenter.table(char_ids)
+        if full_context:
+            table = table.full_context()
+        return Encoding(char_ids, table.word_ids, table.previous_word_ids)
+
+    def decode(self, char_ids: Iterable[int] | npt.NDArray[Any]) -> str:
+        """Text of char ids; special tokens vanish, bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            ValueError: if an id is not of this vocabulary.
+        """
+        return self.vocabulary.decode(char_ids)
+
+    def segment(self, text: str) -> list[str]:
+        """The words of the best segmentation of the whole text, as they stand in it.
+
+        Raises:
+            BadSampleError: if the text holds a lone surrogate.
+        """
+        char_ids = self._char_ids(text)
+        starts = np.unique(self.segmenter.table(char_ids).full_context().starts)
+        bounds = [*starts.tolist(), len(char_ids)]
+        return [self.decode(char_ids[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+
+    def stream(self, prefix: str = "") -> EncodingStream:
+        """An encoder that is fed char id by char id, from after a prefix.
+
+        Raises:
+            BadSampleError: if the prefix holds a lone surrogate.
+        """
+        stream = self.segmenter.stream()
+        stream.advance(self._char_ids(prefix))
+        return EncodingStream(stream)
+
+    def _char_ids(self, text: str) -> Ids:
+        try:
+            return self.vocabulary.encode(text)
+        except UnicodeEncodeError as error:
+            _refuse_surrogate(text, error.start)
+
+
+class EncodingStream:
+    """Incremental encoder: after every `push` the ids equal those of `encode` on the text so far.
+
+    Made by `DualTokenizer.stream`.
+    """
+
+    def __init__(self, stream: ForwardStream) -> None:
+        self._stream = stream
+
+    def push(self, char_id: int) -> tuple[int, int]:
+        """Read one more char id, a byte token included.
+
+        Returns:
+            Its word id and previous-word id.
+        Raises:
+            ValueError: if the id is not in the vocabulary.
+        """
+        row = self._stream.advance(np.array([char_id], dtype=np.int64))
+        return int(row.word_ids[0]), int(row.previous_word_ids[0])
+
+
+def _read(source: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise type(error)(f"{source} file '{path}' cannot be read: {error.strerror}") from error
+
+
+def _refuse_surrogate(text: str, position: int) -> NoReturn:
+    from onn_lightning.modality import BadSampleError  # loads torch
+
+    raise BadSampleError(
+        f"text has a lone surrogate U+{ord(text[position]):04X} at character {position}, which UTF-8 cannot "
+        "encode: read the file with errors='replace', or join surrogate pairs with "
+        "text.encode('utf-16', 'surrogatepass').decode('utf-16')"
+    )
