@@ -165,12 +165,15 @@ class SparseBayesianLinear(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             compute = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(compute), weight.to(compute), bias.to(compute)
-        y, handle, activation = _SparseBayesianFunction.apply(x.flatten(0, -2), weight, bias, surprise)
+        y, handle, activation = _SparseBayesianFunction.apply(x.reshape(-1, x.shape[-1]), weight, bias, surprise)
         return SBLOutput(y.view(*x.shape[:-1], self.out_features), handle, surprise, activation)
 
 
 class SBLObserver:
     """Calls the SBLs of one forward pass in their order and keeps what they tell.
+
+    Gradient checkpointing calls an SBL again, in backward: it then gets the leaf of its first call, and nothing
+    is added to the observations.
 
     Args:
         surprise: parts of one leaf, [N] each, in the order in which the SBLs are called; None: the
@@ -179,13 +182,16 @@ class SBLObserver:
 
     def __init__(self, surprise: Sequence[Tensor] | None = None) -> None:
         self._surprise = surprise
+        self._places: dict[SparseBayesianLinear, int] = {}
         self.observations: list[SBLOutput] = []
 
     def __call__(self, layer: SparseBayesianLinear, x: Tensor) -> Tensor:
         """[..., D] -> masked output [..., N]."""
-        surprise = self._surprise[len(self.observations)] if self._surprise is not None else None
-        self.observations.append(layer.observe(x, surprise))
-        return self.observations[-1].output
+        place = self._places.setdefault(layer, len(self._places))
+        seen = layer.observe(x, self._surprise[place] if self._surprise is not None else None)
+        if place == len(self.observations):
+            self.observations.append(seen)
+        return seen.output
 
 
 @dataclass(frozen=True)
