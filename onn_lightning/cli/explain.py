@@ -93,8 +93,8 @@ def find_mistake(message: str) -> Mistake:
             values = [
                 line.removeprefix("Given value: ") for line in pending if line.startswith("Given value: ")
             ]
-            given = values[0].split(". Got value: ")[0] if values else ""
-            return Mistake(tuple(keys), class_path, leaf, given)
+            value = values[0].split(". Got value: ")[0] if values else ""
+            return Mistake(tuple(keys), class_path, leaf, value)
         if rest:
             pending.insert(0, rest)
     return Mistake(tuple(keys), class_path, one_line(message)[:_MAX_LENGTH])

@@ -16,9 +16,9 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -42,9 +42,7 @@ _log = logging.getLogger("lightning.pytorch")  # shown on the terminal by Lightn
 class ConfigFile(ActionConfigFile):
     """`--config`: a path or a bundled name, checked before jsonargparse reads it."""
 
-    def __call__(
-        self, parser: ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         path = find_config(str(values))
         keys = {action.dest.split(".")[0] for action in parser._actions}
         check_config(path, sorted(keys - {"help", "config", "print_config"}))
@@ -135,7 +133,7 @@ class OmniCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a mistake leaves as one line."""
         assert isinstance(args, list)
-        verb_parser = self._subcommand_parsers[self._verb]
+        verb_parser = cast(OmniArgumentParser, self._subcommand_parsers[self._verb])
         try:
             self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
