@@ -16,9 +16,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from onn_lightning.cli.errors import UsageError, nearest
+from onn_lightning.cli.arguments import VerbParser
+from onn_lightning.cli.errors import UsageError
 
 EXAMPLES = """examples:
   onn generate --checkpoint runs/quickstart --prompt "To be, or"
@@ -42,24 +43,14 @@ class AppendItem(argparse.Action):
         namespace.document = [*namespace.document, (self.const, values)]
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports mistakes as every verb does: one line, without the usage page."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        near = nearest(unknown.split()[0], self._option_string_actions) if unknown != message else ""
-        raise UsageError(f"generate: {message}{near}; `onn generate --help` lists the options")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The options of `onn generate`; those not given are absent from the result."""
-    parser = Parser(
-        prog="onn generate",
+    parser = VerbParser(
+        "generate",
         description="Continue text, images and sound with text.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     parser.set_defaults(document=[], trust=[])
     parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint file or run folder")

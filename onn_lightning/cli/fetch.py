@@ -1,0 +1,40 @@
+"""`onn fetch`: obtain the data that a bundled config trains on.
+
+Notable: what is already there and intact is left alone; an interrupted fetch goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from onn_lightning.cli.arguments import VerbParser
+from onn_lightning.cli.errors import UsageError, nearest
+
+DATASETS = ("quickstart",)
+
+
+def main(arguments: list[str]) -> int:
+    """Run `onn fetch`.
+
+    Args:
+        arguments: what follows the verb.
+    Raises:
+        UsageError: for a data set that there is no recipe for.
+    """
+    parser = VerbParser("fetch", description="Obtain the data of a bundled config.")
+    parser.add_argument("dataset", help=f"what to obtain: {', '.join(DATASETS)}")
+    parser.add_argument("--to", type=Path, help="folder to make (default: data/<dataset>)")
+    options = parser.parse_args(arguments)
+    if options.dataset not in DATASETS:
+        hint = nearest(options.dataset, DATASETS)
+        raise UsageError(
+            f"no recipe for the data set '{options.dataset}'{hint}; there is: {', '.join(DATASETS)}"
+        )
+
+    from datamodules import quickstart
+
+    to: Path = options.to or Path("data") / options.dataset
+    quickstart.fetch(to, progress=lambda line: sys.stdout.write(f"{line}\n"))
+    sys.stdout.write(f"data in {to}; its sources and licences are listed there\n")
+    return 0
