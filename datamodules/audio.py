@@ -97,14 +97,16 @@ class AudioModality(Modality):
             problem = f"sample_rate={self.sample_rate} lies outside {low}..{high} Hz"
         elif not 1 <= self.hop_length <= self.window_length or self.window_length < 2:
             problem = "window_ms and hop_ms must be at least a sample, the hop no longer than the window"
-        elif min(self.patch_time, self.patch_freq, n_mels) < 1 or n_mels % self.patch_freq:
+        elif self.patch_time < 1 or self.patch_freq < 1:
+            problem = f"patch_time={self.patch_time} and patch_freq={self.patch_freq} must be at least 1"
+        elif n_mels < 1 or n_mels % self.patch_freq:
             problem = f"n_mels={n_mels} must be a positive multiple of patch_freq={self.patch_freq}"
         elif not 1 <= self.stride_time <= self.patch_time:
             problem = f"stride_time={self.stride_time} must lie in 1..patch_time={self.patch_time}"
         elif self.next_patch_loss and self.stride_time < self.patch_time:
             problem = "next_patch_loss needs stride_time=None: a patch must not show part of the next"
-        elif not self.max_seconds * self.sample_rate >= self.window_length:
-            problem = f"max_seconds={self.max_seconds} is shorter than one window"
+        elif not self.window_length <= self.max_seconds * self.sample_rate < math.inf:
+            problem = f"max_seconds={self.max_seconds} must be finite and at least one window long"
         if problem:
             raise ValueError(f"AudioModality: {problem}")
 

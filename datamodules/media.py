@@ -55,4 +55,4 @@ def _open_regular_file(source: str | Path, name: str) -> tuple[BinaryIO, int]:
         raise BadSampleError(
             f"{name} cannot be opened ({error}): correct the path or its permissions, or drop the item"
         ) from error
-    raise BadSampleError(f"{name} is not a regular file: name a file, not a folder, pipe or device")
+    raise BadSampleError(f"{name} is a folder, pipe or device: name a regular file or drop the item")

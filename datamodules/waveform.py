@@ -13,6 +13,7 @@ Notable:
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -81,13 +82,31 @@ def read_waveform(raw: str | Path | bytes | Clip, max_seconds: float) -> Wavefor
     return waveform
 
 
+class _Source:
+    """A stream as libsndfile should see it: content only.
+
+    Without a file name, since libsndfile takes any text for headerless audio where the suffix says so
+    (.au, .vox, .raw); and without exceptions from `seek`, since damaged files make it seek before their
+    start, and inside a C callback an exception would only be printed.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.read, self.tell = stream.read, stream.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.seek(offset, whence)
+        return self._stream.tell()
+
+
 def _decode(stream: BinaryIO, name: str, max_seconds: float) -> Waveform:
     truncated = f"{name} is cut short: it holds less than its header declares; fetch it again or drop it"
     if _wav_is_truncated(stream):
         raise BadSampleError(truncated)
     try:
-        sound = soundfile.SoundFile(stream)
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a suffix that means headerless (.raw)
+        sound = soundfile.SoundFile(_Source(stream))
+    except soundfile.SoundFileError as error:
         raise BadSampleError(f"{name} is not audio that libsndfile opens: {CONVERT}") from error
     with sound:
         rate = _checked_rate(sound.samplerate, name)
