@@ -36,7 +36,8 @@ BEFORE = 4  # the word before it, as a previous-word id
 UNDER_WAY = 5  # number of words under way
 IN_BYTES = 6  # 1: the last token is a byte that a continuation byte may follow
 RUN_KIND = 7  # LETTER or APOSTROPHE: the last token's kind inside a run; 0: not inside one
-RUN_START, RUN_SCORE, RUN_BEFORE, RUN_WORD = 8, 9, 10, 11  # as above, for the run; RUN_WORD: longest known prefix
+RUN_START, RUN_SCORE, RUN_BEFORE = 8, 9, 10  # where the run starts, and what was known there
+RUN_WORD = 11  # the longest known word that the run starts with
 NUM_REGISTERS = 12
 
 # Columns of the words under way.

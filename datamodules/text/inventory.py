@@ -71,7 +71,7 @@ def build_inventory(unicode_data: Path) -> CharacterVocabulary:
     chosen = set(_blocks()) | set(LATER) | _two_byte_codec("gb2312") | set(_emoji(unicode_data))
     chosen |= set(jieba_dictionary().decode()) | _unihan(unicode_data, "OtherMappings", "kTGH")
     if len(chosen) > NUM_CHARACTERS:
-        raise ValueError(f"{len(chosen)} characters must be in an inventory of {NUM_CHARACTERS}: raise its size")
+        raise ValueError(f"{len(chosen)} characters must be in, {NUM_CHARACTERS} fit: raise NUM_CHARACTERS")
     for file, field in HAN_FILL:
         fill = sorted(_unihan(unicode_data, file, field) - chosen)
         chosen.update(fill[: NUM_CHARACTERS - len(chosen)])

@@ -99,7 +99,9 @@ class Segmenter:
 
     def stream(self) -> ForwardStream:
         """A table that is built bit by bit, from the beginning of a text."""
-        return ForwardStream(self._cells, self._symbols, self._kinds, self._floor, self.num_words, self._longest)
+        return ForwardStream(
+            self._cells, self._symbols, self._kinds, self._floor, self.num_words, self._longest
+        )
 
 
 class ForwardStream:
@@ -132,8 +134,11 @@ class ForwardStream:
             ValueError: if an id is not in the vocabulary.
         """
         vocab_size = len(self._words[1])
-        if len(char_ids) and not (0 <= char_ids.min() and char_ids.max() < vocab_size):
-            raise ValueError(f"char ids {char_ids.min()}..{char_ids.max()} are not all in 0..{vocab_size - 1}")
+        if len(char_ids) and (char_ids.min() < 0 or char_ids.max() >= vocab_size):
+            raise ValueError(
+                f"char ids {char_ids.min()}..{char_ids.max()} are not all in 0..{vocab_size - 1}: they were "
+                "made with another vocabulary"
+            )
         rows = [np.empty(len(char_ids), dtype=np.int64) for _ in range(3)]
         forward.advance(*self._words, self._registers, self._under_way, char_ids, *rows)
         return ForwardTable(*rows)
@@ -187,7 +192,7 @@ def _symbols(
     folded = np.arange(_NUM_CODE_POINTS)
     folded[list(FOLD)] = list(FOLD.values())
     is_character = np.array([len(token) == 1 for token in vocabulary.tokens])
-    characters = folded[np.array([ord(token) for token in vocabulary.tokens if len(token) == 1], dtype=np.int64)]
+    characters = folded[[ord(token) for token in vocabulary.tokens if len(token) == 1]]
 
     frequencies = np.bincount(code_points, minlength=_NUM_CODE_POINTS)
     ranked = np.unique(characters)

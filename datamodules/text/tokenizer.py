@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -57,7 +58,7 @@ class DualTokenizer:
         words: path of a word list in jieba's format (`word count [tag]` lines, UTF-8); None: jieba's
             dictionary.
         user_words: path of words to add or change, counts optional.
-        max_words: keep this many words, the most frequent (user words always); None: all.
+        max_words: keep this many words, user words first, then the most frequent; None: all.
     Raises:
         FileNotFoundError: if a file is not there.
         ValueError: if a file cannot be used; the message names it, the line and the remedy.
@@ -106,7 +107,7 @@ class DualTokenizer:
         words_fingerprint = digest.hexdigest()[:16]
         self.segmenter = Segmenter(
             self.vocabulary,
-            lambda: WordList.read(words, user_words, max_words, sources=("the word list", "the user words")),
+            lambda: WordList.read(words, user_words, max_words),
             words_fingerprint,
         )
         self.fingerprint = f"{self.vocabulary.fingerprint}-{words_fingerprint}-{RULES_VERSION}"
@@ -166,7 +167,7 @@ class DualTokenizer:
         char_ids = self._char_ids(text)
         starts = np.unique(self.segmenter.table(char_ids).full_context().starts)
         bounds = [*starts.tolist(), len(char_ids)]
-        return [self.decode(char_ids[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+        return [self.decode(char_ids[start:end]) for start, end in pairwise(bounds)]
 
     def stream(self, prefix: str = "") -> EncodingStream:
         """An encoder that is fed char id by char id, from after a prefix.

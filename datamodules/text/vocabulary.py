@@ -50,8 +50,8 @@ class CharacterVocabulary:
         missing = [token for token in (*SPECIAL_TOKENS[:3], *BYTE_TOKENS) if token not in ids]
         if missing:
             raise ValueError(
-                f"vocabulary lacks {missing[:5]} ({len(missing)} in all): <pad>, <bos>, <eos> and the 256 byte "
-                "tokens <0x00>..<0xFF> are needed so that every string can be encoded"
+                f"vocabulary lacks {missing[:5]} ({len(missing)} in all): <pad>, <bos>, <eos> and the 256 "
+                "byte tokens <0x00>..<0xFF> are needed so that every string can be encoded"
             )
         self.pad_id, self.bos_id, self.eos_id = (ids[token] for token in SPECIAL_TOKENS[:3])
         self.byte_ids = np.array([ids[token] for token in BYTE_TOKENS], dtype=np.int64)
@@ -141,15 +141,15 @@ class CharacterVocabulary:
         outside = np.flatnonzero((array < 0) | (array >= len(self)))
         if len(outside):
             raise ValueError(
-                f"id {array[outside[0]]} at position {outside[0]} is not in 0..{len(self) - 1}: the ids were made "
-                "with another vocabulary, or are not character ids"
+                f"id {array[outside[0]]} at position {outside[0]} is not in 0..{len(self) - 1}: the ids were "
+                "made with another vocabulary, or are not character ids"
             )
         pieces = self._pieces
         return b"".join([pieces[index] for index in array.tolist()])
 
     def to_json(self) -> bytes:
         """The vocabulary as a Hugging Face `tokenizer.json`."""
-        document = {
+        document: dict[str, Any] = {
             **_EMPTY_STAGES,
             "version": "1.0",
             "added_tokens": [],
@@ -185,17 +185,20 @@ class CharacterVocabulary:
             model = document["model"]
             vocabulary = dict(model["vocab"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{source} is not a Hugging Face tokenizer.json of a BPE model: {error!r}") from error
+            raise ValueError(
+                f"{source} is not a Hugging Face tokenizer.json of a BPE model ({error!r}): make one with "
+                "`CharacterVocabulary.from_characters(...).to_json()`"
+            ) from error
         if model.get("type") != "BPE" or not model.get("byte_fallback") or model.get("merges"):
             raise ValueError(
-                f"{source} must be a BPE model with byte_fallback and without merges, one token a character; make "
-                "one with `CharacterVocabulary.from_characters(...).to_json()`"
+                f"{source} must be a BPE model with byte_fallback and without merges, one token a character; "
+                "make one with `CharacterVocabulary.from_characters(...).to_json()`"
             )
         changing = [stage for stage in ("normalizer", "pre_tokenizer") if document.get(stage)]
         if changing or document.get("added_tokens"):
             raise ValueError(
-                f"{source} has {' and '.join(changing) or 'added_tokens'}: remove it, or its ids differ from this "
-                "tokenizer's, which changes no text and lets no text spell a special token"
+                f"{source} has {' and '.join(changing) or 'added_tokens'}: remove it, or its ids differ from "
+                "this tokenizer's, which changes no text and lets no text spell a special token"
             )
         tokens = sorted(vocabulary, key=vocabulary.__getitem__)
         if [vocabulary[token] for token in tokens] != list(range(len(tokens))):

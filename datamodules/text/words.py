@@ -11,6 +11,7 @@ Notable:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,7 +23,8 @@ FOLD = {
     for code in range(_FOLDED_CODE_POINTS)
     if len(lowered := chr(code).lower()) == 1 and lowered != chr(code)
 } | {0x2019: ord("'")}
-"""Code point -> what stands for it in words: capitals as small letters, the curly apostrophe as the plain one."""
+"""Code point -> the one that stands for it in words: small letters for capitals, plain apostrophe for curly."""
+_FOLDABLE = re.compile(f"[{''.join(map(chr, FOLD))}]")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,11 @@ class WordList:
 
     @classmethod
     def read(
-        cls, base: bytes, user: bytes = b"", max_words: int | None = None, sources: tuple[str, str] = ("words", "user")
+        cls,
+        base: bytes,
+        user: bytes = b"",
+        max_words: int | None = None,
+        sources: tuple[str, str] = ("the word list", "the user words"),
     ) -> WordList:
         """Parse a word file and merge user words into it.
 
@@ -50,7 +56,7 @@ class WordList:
             base: `word count [tag]` lines, UTF-8.
             user: the same, counts optional; an entry here replaces the one in `base`, and a count of
                 0 removes it.
-            max_words: keep this many, the most frequent; user words are always kept.
+            max_words: keep this many, user words first, then the most frequent.
             sources: what to call the two files in errors.
         Raises:
             ValueError: if a line cannot be read (file and line named), or no word is left.
@@ -58,22 +64,21 @@ class WordList:
         counts: dict[str, int] = {}
         for word, count in _lines(base, sources[0]):
             if count is None:
-                raise ValueError(f"{sources[0]}: '{word}' has no count; every line must be 'word count [tag]'")
+                raise ValueError(f"{sources[0]}: '{word}' has no count, a line must be 'word count [tag]'")
             counts[word] = counts.get(word, 0) + count
         own = dict(_lines(user, sources[1]))
         total = max(1, sum(counts.values()))
         for word, count in own.items():
             counts[word] = _winning_count(word, counts, total) if count is None else count
-        ranked = sorted((item for item in counts.items() if item[1] > 0), key=lambda item: (-item[1], item[0]))
+        ranked = sorted(word for word, count in counts.items() if count > 0)
+        ranked.sort(key=counts.__getitem__, reverse=True)  # stable: by count, then by code point
         if max_words is not None:
-            room = max(0, max_words - sum(1 for word in own if counts[word] > 0))
-            others = [word for word, _ in ranked if word not in own]
-            dropped = set(others[room:])
-            ranked = [item for item in ranked if item[0] not in dropped]
+            first_own = sorted(ranked, key=lambda word: word not in own)
+            kept = set(first_own[:max_words])
+            ranked = [word for word in ranked if word in kept]
         if not ranked:
-            raise ValueError(f"{sources[0]} and {sources[1]} hold no word: give a file of 'word count [tag]' lines")
-        words, ranked_counts = zip(*ranked, strict=True)
-        return cls(words, ranked_counts)
+            raise ValueError(f"{sources[0]} holds no word: give a file of 'word count [tag]' lines")
+        return cls(tuple(ranked), tuple(counts[word] for word in ranked))
 
 
 def jieba_dictionary() -> bytes:
@@ -84,7 +89,7 @@ def jieba_dictionary() -> bytes:
     """
     spec = find_spec("jieba")  # finds the package without running it
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("jieba's dictionary is the default word list: `pip install jieba`, or pass `words`")
+        raise FileNotFoundError("the default word list is jieba's: `pip install jieba`, or give `words`")
     return (Path(spec.submodule_search_locations[0]) / "dict.txt").read_bytes()
 
 
@@ -98,7 +103,7 @@ def _lines(content: bytes, source: str) -> Iterator[tuple[str, int | None]]:
         fields = line.replace("\t", " ").strip("\r ").split(" ")
         if not fields[0]:
             continue
-        word = fields[0] if fields[0] == fields[0].lower() and "\u2019" not in fields[0] else fields[0].translate(FOLD)
+        word = fields[0].translate(FOLD) if _FOLDABLE.search(fields[0]) else fields[0]
         if len(fields) == 1 or (len(fields) == 2 and not fields[1].lstrip("-").isdecimal()):
             yield word, None
             continue
