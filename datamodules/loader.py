@@ -41,7 +41,7 @@ class TrainLoader:
         self.num_workers = num_workers
         self.replica = stream.replica
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata 0.11's own affair
+            warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # called by torchdata 0.11
             self._loader = StatefulDataLoader(
                 stream,
                 batch_size=None,  # the stream gives whole batches

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
-from datamodules.mixture import Mixture, PieceRef, shuffled
-from datamodules.packing import Piece
-from datamodules.sources import Source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules.mixture import Mixture, PieceRef, shuffled
+from datamodules.packing import Piece
+from datamodules.sources import Source
 from onn_lightning.batch import Segment
 from onn_lightning.document import Document
 
@@ -59,7 +60,7 @@ def test_the_shuffle_spreads_and_depends_on_its_key() -> None:
     for order in orders:
         correlation = torch.corrcoef(torch.tensor([order, list(range(2000))]).double())[0, 1]
         assert abs(correlation) < 0.1  # standard error 0.022
-        neighbours = sum(abs(a - b) == 1 for a, b in zip(order, order[1:], strict=False))
+        neighbours = sum(abs(a - b) == 1 for a, b in pairwise(order))
         assert neighbours < 12  # 2 are expected
     assert sum(a == b for a, b in zip(*orders, strict=True)) < 12  # 1 is expected
 
@@ -90,7 +91,7 @@ def test_epochs_and_sources_are_shuffled_differently_and_the_seed_decides() -> N
 
 
 def test_shares_are_counted_in_tokens() -> None:
-    sources = {"long": Numbers(9, length=90, weight=3.0), "short": Numbers(9, length=7), "mid": Numbers(9, 30, 2.0)}
+    sources = {"long": Numbers(9, 90, weight=3.0), "short": Numbers(9, 7), "mid": Numbers(9, 30, weight=2.0)}
     tokens: Counter[str] = Counter()
     mixture = Mixture(sources, 0, 0, 1, read)
     for _ in range(3000):

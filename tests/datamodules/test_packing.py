@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from datamodules.packing import Collator, Piece, best_fit, prototype_of, split_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules.packing import Collator, Piece, best_fit, prototype_of, split_document
 from onn_lightning.batch import Batch, Segment
 from onn_lightning.modality import BadSampleError
 
@@ -95,10 +97,11 @@ def test_pieces_fit_the_row_overlap_by_one_token_and_never_cut_a_medium(
         pieces = split_document(document, row_length)
         assert all(0 < len(piece) <= row_length for piece in pieces)
         assert sum(map(len, pieces)) == sum(map(len, document)) + len(pieces) - 1
-        for before, after in zip(pieces, pieces[1:], strict=False):
+        for before, after in pairwise(pieces):
             assert torch.equal(before.segments[-1].features[-1:], after.segments[0].features)
             assert after.segments[0].targets is None
-        whole = [s.features for p in pieces for s in p.segments if s.modality == "image" and s.targets is not None]
+        kept = [part for piece in pieces for part in piece.segments if part.targets is not None]
+        whole = [part.features for part in kept if part.modality == "image"]
         media = [segment.features for segment in document if segment.modality == "image"]
         assert len(whole) == len(media) and all(map(torch.equal, whole, media))
 
