@@ -1,8 +1,8 @@
 """The network once more in plain autograd operations, and the gate loss in two explicit passes.
 
 Notable:
-- Nothing here uses the Functions under test: products, relu, softmax and norms are written out, so that autograd
-  alone makes every gradient. Only parameters and the rotary tables (tested on their own) are shared.
+- Nothing here uses the Functions under test: products, relu, softmax and norms are written out, so that
+  autograd alone makes every gradient. Only parameters and the rotary tables (tested on their own) are shared.
 - `two_pass_gradients` is the definition of the gate loss: one backward for G = dL_main/dy of every SBL, then
   L_gate differentiated through the straight-through gate, with the SBL's input detached.
 """
@@ -122,19 +122,26 @@ def two_pass_gradients(
         surprise = gradient.square().sum(dim=0).sqrt()  # [N]
         surprises.append(surprise)
         w = gate_weights(firing.layer, firing.x.detach().flatten(0, -2))  # live in keys and gate alone
-        slope = torch.where(surprise > 0, gradient.square() / surprise, 0.0)  # dS_i / dw_ti; relu drops silent ones
-        through_gate = surprise + (slope * (w - w.detach())).sum(dim=0)  # S in value, straight-through in gradient
+        slope = torch.where(
+            surprise > 0, gradient.square() / surprise, 0.0
+        )  # dS_i / dw_ti; relu drops silent ones
+        through_gate = surprise + (slope * (w - w.detach())).sum(
+            dim=0
+        )  # S in value, straight-through in gradient
         share = through_gate / surprise.sum()
         gate_loss = gate_loss - (share * torch.where(share > 0, share, 1.0).log()).sum()
 
     names, parameters = zip(*module.named_parameters(), strict=True)
     gradients = torch.autograd.grad(main_loss + w_gate * gate_loss, parameters, materialize_grads=True)
-    return TwoPass(dict(zip(names, gradients, strict=True)), surprises, main_loss.detach(), gate_loss.detach())
+    return TwoPass(
+        dict(zip(names, gradients, strict=True)), surprises, main_loss.detach(), gate_loss.detach()
+    )
 
 
 def relative_error(measured: Tensor, expected: Tensor) -> float:
     """|measured - expected| / |expected|, over the whole tensor."""
-    return float((measured - expected).norm() / expected.norm().clamp_min(torch.finfo(expected.dtype).tiny))
+    difference, size = (measured - expected).detach().norm(), expected.detach().norm()
+    return float(difference / size.clamp_min(torch.finfo(size.dtype).tiny))
 
 
 def assert_same_gradients(module: nn.Module, expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:

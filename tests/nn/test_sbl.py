@@ -1,6 +1,8 @@
-"""The Sparse Bayesian Linear layer: its formula, and its gradients against the explicit two-pass reference."""
+"""The Sparse Bayesian Linear layer: its formula, and its gradients against the two-pass reference."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ class Stack(nn.Module):
 
     def __init__(self, widths: list[int]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(SparseBayesianLinear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(SparseBayesianLinear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         handles, surprises = [], []
@@ -102,7 +104,9 @@ def test_one_pass_gradients_equal_the_two_pass_reference_for_one_layer() -> None
     layer = random_layer(5, 8)
     x = torch.randn(13, 5, dtype=torch.float64, requires_grad=True)
     target = torch.randn(13, 8, dtype=torch.float64)
-    reference = two_pass_gradients(layer, lambda seen: (plain_sbl(layer, x, seen) - target).square().mean(), 0.7)
+    reference = two_pass_gradients(
+        layer, lambda seen: (plain_sbl(layer, x, seen) - target).square().mean(), 0.7
+    )
     seen = layer.observe(x)
     ((seen.output - target).square().mean() + 0.7 * seen.gate_handle).backward()
     assert_same_gradients(layer, reference.gradients)
@@ -189,7 +193,9 @@ def test_gradients_of_a_strided_upstream_gradient_are_right() -> None:
     x = torch.randn(3, 4, 5, dtype=torch.float64)
     weight = torch.randn(8, 4, dtype=torch.float64)
     reference = two_pass_gradients(
-        layer, lambda seen: (plain_sbl(layer, x, seen).transpose(1, 2) * weight).sum(dim=0).square().sum(), 0.1
+        layer,
+        lambda seen: (plain_sbl(layer, x, seen).transpose(1, 2) * weight).sum(dim=0).square().sum(),
+        0.1,
     )
     seen = layer.observe(x)
     ((seen.output.transpose(1, 2) * weight).sum(dim=0).square().sum() + 0.1 * seen.gate_handle).backward()
@@ -281,7 +287,9 @@ def test_forward_alone_needs_no_graph() -> None:
 def test_aot_tracing_by_torch_compile_keeps_the_injection() -> None:
     stack, x, target = random_stack()
     reference = two_pass_gradients(stack, lambda seen: (stack.plain(x, seen) - target).square().mean(), 0.3)
-    surprise = [torch.zeros(layer.out_features, dtype=torch.float64, requires_grad=True) for layer in stack.layers]
+    surprise = [
+        torch.zeros(layer.out_features, dtype=torch.float64, requires_grad=True) for layer in stack.layers
+    ]
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         handles = x.new_zeros(())

@@ -25,12 +25,20 @@ W_GATE = 0.3
 CONFIGS = {
     "normalised": TrunkConfig(hidden_size=12, num_layers=2, num_heads=3, intermediate_size=20),
     "reference form": TrunkConfig(
-        hidden_size=12, num_layers=2, num_heads=3, intermediate_size=20, sbl=SBLForm(normalized=False, gate=0.0)
+        hidden_size=12,
+        num_layers=2,
+        num_heads=3,
+        intermediate_size=20,
+        sbl=SBLForm(normalized=False, gate=0.0),
     ),
     "grouped keys": TrunkConfig(hidden_size=12, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6),
     "one head of full width": TrunkConfig(hidden_size=12, num_layers=2, num_heads=1),
     "yarn": TrunkConfig(
-        hidden_size=12, num_layers=1, num_heads=1, rope_theta=100.0, yarn=YarnScaling(4.0, original_max_position=16)
+        hidden_size=12,
+        num_layers=1,
+        num_heads=1,
+        rope_theta=100.0,
+        yarn=YarnScaling(4.0, original_max_position=16),
     ),
 }
 
@@ -129,7 +137,9 @@ def test_activation_of_the_auxiliary_is_laid_out_by_the_neuron_slices() -> None:
 
 def checkpoint_whole_blocks(trunk: MoIETrunk) -> None:
     for index, block in enumerate(trunk.blocks):
-        trunk.blocks[index] = checkpoint_wrapper(block)  # what Lightning's activation_checkpointing_policy applies
+        trunk.blocks[index] = checkpoint_wrapper(
+            block
+        )  # what Lightning's activation_checkpointing_policy applies
 
 
 def checkpoint_layers_within_blocks(trunk: MoIETrunk) -> None:
@@ -138,7 +148,9 @@ def checkpoint_layers_within_blocks(trunk: MoIETrunk) -> None:
 
 
 @pytest.mark.parametrize("wrap", [checkpoint_whole_blocks, checkpoint_layers_within_blocks])
-def test_gradient_checkpointing_changes_no_gradient_and_no_surprise(wrap: Callable[[MoIETrunk], None]) -> None:
+def test_gradient_checkpointing_changes_no_gradient_and_no_surprise(
+    wrap: Callable[[MoIETrunk], None],
+) -> None:
     case = make_case(CONFIGS["normalised"])
     reference = case.reference()
     expected = {name: gradient for name, gradient in reference.gradients.items()}
@@ -154,7 +166,9 @@ def test_accumulation_over_two_micro_batches_sums_their_two_pass_gradients() -> 
     case = make_case(CONFIGS["normalised"])
     expected: dict[str, Tensor] = {}
     for rows in (slice(0, 1), slice(1, 2)):
-        part = two_pass_gradients(case.trunk, lambda seen, rows=rows: case.plain_loss(seen, rows) / 2, W_GATE / 2)
+        part = two_pass_gradients(
+            case.trunk, lambda seen, rows=rows: case.plain_loss(seen, rows) / 2, W_GATE / 2
+        )
         expected = {name: expected.get(name, 0) + gradient for name, gradient in part.gradients.items()}
     for rows in (slice(0, 1), slice(1, 2)):
         case.backward(rows, scale=0.5)
