@@ -24,6 +24,14 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+# What torch says of a checkpoint, and what it means for whoever gave the file.
+_OF_TORCH = {
+    "Error(s) in loading state_dict": "the checkpoint does not fit the model of this config (the config.yaml "
+    "in its run folder does)",
+    "Weights only load failed": "the checkpoint is damaged or holds more than plain data, and is not loaded",
+    "PytorchStreamReader failed": "the checkpoint is damaged",
+}
+_MAX_DETAIL = 200
 _WORKER_TRACEBACK = "Original Traceback (most recent call last):"
 _FOREIGN = tuple(
     os.path.join(sysconfig.get_path(kind), "") for kind in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -76,6 +84,10 @@ def foreseen(error: BaseException) -> Report | None:
         return Report(one_line(f"{error.filename}: {error.strerror}"), EXIT_FAILED)
     if isinstance(error, (OSError, *_types_of_loaded_libraries())):
         return Report(_message(error), EXIT_FAILED)
+    for beginning, meaning in _OF_TORCH.items():
+        if str(error).startswith(beginning):
+            detail = one_line(str(error).partition("\n")[2])[:_MAX_DETAIL]
+            return Report(f"{meaning}: {detail}" if detail else meaning, EXIT_FAILED)
     if isinstance(error, (ValueError, RuntimeError, ImportError, TypeError)) and _stated_by_us(error):
         return Report(_message(error), EXIT_FAILED)
     return None

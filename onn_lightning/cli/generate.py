@@ -118,10 +118,9 @@ def main(arguments: Sequence[str]) -> int:
     from onn_lightning.generation import generate
     from onn_lightning.module import OmniModule
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = OmniModule.load_from_checkpoint(
-        find_checkpoint(checkpoint), map_location=device, trusted_packages=trusted
-    )
+    module = OmniModule.load_from_checkpoint(find_checkpoint(checkpoint), trusted_packages=trusted)
+    if torch.cuda.is_available():
+        module.cuda()
     show(generate(module, document, **options))
     return 0
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -244,6 +245,8 @@ def run(
 ) -> int:
     """Run a verb with the given base classes; see `OmniCLI`."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    # Lightning 2.6 asks torch a deprecated question once a loop; nothing that a user could mend
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     OmniCLI(arguments, model_class, data_class)
     return 0
 

@@ -90,4 +90,4 @@ class SaveRunConfig(SaveConfigCallback):
         config.pop("resume", None)
         config["ckpt_path"] = None
         path = folder / self.config_filename
-        self.parser.save(config, path, skip_none=False, overwrite=True, multifile=False)
+        self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)

@@ -1,0 +1,196 @@
+"""A run and its folder: what lands where, overrides, resuming, reading back."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cli_standins
+import pytest
+import torch
+import yaml
+from cli_standins import Outcome
+
+from onn_lightning.cli.lightning_cli import OmniCLI
+from onn_lightning.cli.run_folder import newest_checkpoint
+
+Onn = Callable[..., Outcome]
+Write = Callable[..., str]
+
+
+def checkpoint_of(folder: Path) -> dict[str, Any]:
+    path = newest_checkpoint(folder)
+    assert path is not None
+    return torch.load(path, weights_only=True)
+
+
+def test_config_checkpoints_and_logs_lie_in_one_folder_named_after_the_config(
+    onn: Onn, write_config: Write, folder: Path
+) -> None:
+    assert onn("fit", "--config", write_config()).code == 0
+    run = folder / "runs" / "tiny"
+    assert [path.name for path in (folder / "runs").iterdir()] == ["tiny"]
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert list(run.glob("events.out.tfevents.*"))
+    with (run / "csv" / "version_0" / "metrics.csv").open() as file:
+        assert [row["train/loss"] != "" for row in csv.DictReader(file)].count(True) == 4
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["model"]["init_args"]["trunk"] == {"hidden_size": 4, "num_layers": 1, "rotary": None}
+    assert "modalities" not in saved["model"]["init_args"]  # they are written once, under data
+    assert {path.name for path in folder.iterdir()} == {"runs", "tiny.yaml"}
+
+
+def test_later_configs_override_earlier_ones_and_options_override_configs(
+    onn: Onn, write_config: Write
+) -> None:
+    first = write_config()
+    Path("faster.yaml").write_text("trainer: {max_epochs: 7}\nmodel: {init_args: {warmup_steps: 9}}\n")
+    shown = onn(
+        "fit", "--config", first, "--config", "faster.yaml", "--trainer.max_epochs=3", "--print_config"
+    )
+    assert shown.code == 0
+    config = yaml.safe_load(shown.out)
+    assert config["trainer"]["max_epochs"] == 3
+    assert config["model"]["init_args"]["warmup_steps"] == 9
+    assert config["model"]["init_args"]["trunk"]["hidden_size"] == 4
+    assert config["data"]["class_path"] == "cli_standins.Data"
+
+
+def test_a_printed_config_is_a_config(onn: Onn, write_config: Write, folder: Path) -> None:
+    printed = onn("fit", "--config", write_config(), "--model.trunk.num_layers=5", "--print_config").out
+    (folder / "printed.yaml").write_text(printed)
+    again = onn("fit", "--config", "printed.yaml", "--print_config").out
+    assert yaml.safe_load(again) == yaml.safe_load(printed)
+    assert yaml.safe_load(again)["model"]["init_args"]["trunk"]["num_layers"] == 5
+
+
+def test_model_and_data_share_the_same_modality_instances(write_config: Write) -> None:
+    cli = OmniCLI(
+        ["fit", "--config", write_config(), "--trainer.fast_dev_run=1"], cli_standins.Model, cli_standins.Data
+    )
+    assert isinstance(cli.model.modalities[0], cli_standins.Sensor)
+    assert cli.model.modalities[0] is cli.datamodule.modalities[0]
+
+
+def test_run_names_the_folder_and_default_root_dir_holds_it(
+    onn: Onn, write_config: Write, folder: Path
+) -> None:
+    assert onn("fit", "--config", write_config(), "--run=a", "--trainer.default_root_dir=elsewhere").code == 0
+    assert (folder / "elsewhere" / "a" / "checkpoints" / "last.ckpt").is_file()
+    assert not (folder / "runs").exists()
+
+
+def test_a_second_run_never_mixes_with_the_first(onn: Onn, write_config: Write, folder: Path) -> None:
+    config = write_config()
+    assert onn("fit", "--config", config).code == 0
+    before = (folder / "runs/tiny/checkpoints/last.ckpt").read_bytes()
+    outcome = onn("fit", "--config", config)
+    assert outcome.code == 2
+    assert "runs/tiny already holds a trained run: continue it with --resume" in outcome.error_line
+    assert (folder / "runs/tiny/checkpoints/last.ckpt").read_bytes() == before
+    assert onn("fit", "--config", config, "--run=second").code == 0
+
+
+@pytest.mark.parametrize("how", ["--resume", "--ckpt_path=last"])
+def test_resume_starts_afresh_then_goes_on_and_ends_as_an_unbroken_run(
+    onn: Onn, write_config: Write, folder: Path, how: str
+) -> None:
+    config = write_config()
+    assert onn("fit", "--config", config, how).code == 0
+    assert checkpoint_of(folder / "runs/tiny")["global_step"] == 4
+    assert onn("fit", "--config", config, how, "--trainer.max_epochs=2").code == 0
+    assert onn("fit", "--config", config, "--run=unbroken", "--trainer.max_epochs=2").code == 0
+    resumed, unbroken = checkpoint_of(folder / "runs/tiny"), checkpoint_of(folder / "runs/unbroken")
+    assert resumed["global_step"] == unbroken["global_step"] == 8
+    for name, value in unbroken["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value)
+    assert len(list((folder / "runs/tiny/csv").iterdir())) == 2  # what the first part logged is still there
+
+
+def test_an_interrupted_run_exits_130_keeps_its_last_step_and_resumes(
+    onn: Onn, write_config: Write, folder: Path
+) -> None:
+    config = write_config()
+    assert onn("fit", "--config", config, "--resume", "--model.interrupt_at_step=2").code == 130
+    assert checkpoint_of(folder / "runs/tiny")["global_step"] == 2
+    assert onn("fit", "--config", config, "--resume").code == 0
+
+
+def test_a_torn_checkpoint_is_passed_over_for_the_newest_complete_one(
+    onn: Onn, write_config: Write, folder: Path
+) -> None:
+    assert onn("fit", "--config", write_config()).code == 0
+    last = folder / "runs/tiny/checkpoints/last.ckpt"
+    whole = last.read_bytes()
+    (last.parent / "step=3.ckpt").write_bytes(whole)
+    last.write_bytes(whole[: len(whole) // 2])
+    assert newest_checkpoint(folder / "runs/tiny") == last.parent / "step=3.ckpt"
+
+
+def test_the_saved_config_alone_serves_the_other_verbs(onn: Onn, write_config: Write) -> None:
+    assert onn("fit", "--config", write_config(), "--resume").code == 0
+    Path("tiny.yaml").unlink()
+    tested = onn("test", "--config", "runs/tiny/config.yaml")
+    assert tested.code == 0
+    assert "test/loss" in tested.out
+    assert onn("validate", "--config", "runs/tiny/config.yaml").code == 0
+    assert onn("predict", "--config", "runs/tiny/config.yaml").code == 0
+    assert onn("fit", "--config", "runs/tiny/config.yaml", "--resume").code == 0
+
+
+def test_testing_an_untrained_run_is_refused(onn: Onn, write_config: Write) -> None:
+    outcome = onn("test", "--config", write_config())
+    assert outcome.code == 2
+    assert "no checkpoint in runs/tiny/checkpoints: train first" in outcome.error_line
+
+
+def test_a_missing_checkpoint_file_is_one_line(onn: Onn, write_config: Write) -> None:
+    outcome = onn("fit", "--config", write_config(), "--ckpt_path=nosuch.ckpt")
+    assert outcome.code == 1
+    assert "nosuch.ckpt" in outcome.error_line
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(onn: Onn, write_config: Write, folder: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return Path.mkdir, (Path("pwned"),)  # type: ignore[return-value]
+
+    torch.save({"state_dict": Evil()}, "evil.ckpt")
+    outcome = onn("test", "--config", write_config(), "--ckpt_path=evil.ckpt")
+    assert outcome.code == 1
+    assert outcome.error_line.startswith("the checkpoint is damaged or holds more than plain data")
+    assert not (folder / "pwned").exists()
+
+
+def test_a_checkpoint_of_another_shape_is_one_line(onn: Onn, write_config: Write) -> None:
+    assert onn("fit", "--config", write_config()).code == 0
+    outcome = onn("test", "--config", write_config(), "--model.trunk.hidden_size=5")
+    assert outcome.code == 1
+    assert outcome.error_line.startswith("the checkpoint does not fit the model of this config")
+    assert "embedder.weight" in outcome.error_line
+
+
+def test_a_damaged_checkpoint_is_one_line(onn: Onn, write_config: Write, folder: Path) -> None:
+    assert onn("fit", "--config", write_config()).code == 0
+    whole = (folder / "runs/tiny/checkpoints/last.ckpt").read_bytes()
+    (folder / "torn.ckpt").write_bytes(whole[: len(whole) // 2])
+    outcome = onn("test", "--config", write_config(), "--ckpt_path=torn.ckpt")
+    assert outcome.code == 1
+    assert outcome.error_line.startswith("the checkpoint is damaged")
+
+
+def test_callbacks_and_loggers_of_the_config_replace_the_defaults(
+    onn: Onn, write_config: Write, folder: Path
+) -> None:
+    every_step = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"every_n_train_steps": 1, "save_top_k": -1},
+    }
+    config = write_config(changes={"trainer.callbacks": [every_step], "trainer.logger": False})
+    assert onn("fit", "--config", config).code == 0
+    run = folder / "runs" / "tiny"
+    assert not list(run.glob("events.*"))
+    assert (run / "config.yaml").is_file()
+    assert len(list((run / "checkpoints").iterdir())) == 4
