@@ -90,8 +90,8 @@ def _check_window(config: TrunkConfig, num_tokens: int, max_new_tokens: int) -> 
     window = context_window(config)
     if num_tokens + max_new_tokens > window:
         raise ValueError(
-            f"the document has {num_tokens} tokens; with max_new_tokens={max_new_tokens} that is more than the "
-            f"context window of {window}: shorten one of them, or train with a larger trunk.yarn.factor"
+            f"the document has {num_tokens} tokens; with max_new_tokens={max_new_tokens} that is more than "
+            f"the context window of {window}: shorten one of them, or train with a larger trunk.yarn.factor"
         )
 
 

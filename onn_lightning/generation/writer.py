@@ -73,8 +73,8 @@ def writable_text(module: OmniModule) -> tuple[WritableModality, WritingHead]:
     head = dict(module.heads.items()).get(TEXT)
     if not isinstance(modality, WritableModality) or not isinstance(head, WritingHead):
         raise ValueError(
-            f"{type(modality).__name__} cannot be written: generation needs its methods `stream` and `to_bytes`, "
-            "and a head with `logits` and `num_bytes` (see onn_lightning.generation.writer)"
+            f"{type(modality).__name__} cannot be written: generation needs its methods `stream` and "
+            "`to_bytes`, and a head with `logits` and `num_bytes` (see onn_lightning.generation.writer)"
         )
     return modality, head
 
