@@ -51,9 +51,17 @@ class Modality(ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Modality:
         instance = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind(instance, *args, **kwargs)
         bound.apply_defaults()
-        instance.init_args = {key: value for key, value in list(bound.arguments.items())[1:]}
+        instance.init_args = {}
+        for key, value in list(bound.arguments.items())[1:]:
+            if signature.parameters[key].kind is inspect.Parameter.VAR_KEYWORD:
+                instance.init_args |= value  # **kwargs are arguments by their own names
+            elif signature.parameters[key].kind is not inspect.Parameter.VAR_POSITIONAL:
+                instance.init_args[key] = value
+            elif value:
+                raise TypeError(f"{cls.__name__} takes *{key}: a checkpoint needs a name for every argument")
         return instance
 
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
