@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
@@ -26,14 +27,18 @@ from onn_lightning.modality import Modality
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+def save_checkpoint(module: OmniModule, path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+
+
 @pytest.fixture(scope="module")
 def run_folder(modalities: list[Modality], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one checkpoint, a picture and a sound."""
     folder = tmp_path_factory.mktemp("run")
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
-    trainer.strategy.connect(make_module(modalities))
     (folder / "checkpoints").mkdir()
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    save_checkpoint(make_module(modalities), folder / "checkpoints" / "last.ckpt")
     picture(8, 8, 1).save(folder / "a.png")
     picture(11, 5, 2).save(folder / "b.png")
     samples, rate = sound(2000, 3)
@@ -124,6 +129,18 @@ def test_an_unusable_checkpoint_is_named(tmp_path, capsys, content):
 def test_a_folder_without_a_checkpoint_is_named(tmp_path, capsys):
     assert main(["generate", "--checkpoint", str(tmp_path)]) == 2
     assert f"no complete checkpoint in {tmp_path / 'checkpoints'}" in capsys.readouterr().err
+
+
+def test_a_class_from_a_foreign_package_needs_trust(modalities, tmp_path, monkeypatch, capsys):
+    source = "from datamodules import ImageModality\n\nclass Depth(ImageModality):\n    name = 'depth'\n"
+    (tmp_path / "depth_camera.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    depth = importlib.import_module("depth_camera").Depth(patch_size=4)
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(make_module([*modalities, depth]), path)
+    assert onn_generate(path) == 1
+    assert "depth_camera.Depth" in (message := capsys.readouterr().err) and "--trust" in message
+    assert onn_generate(path, "--trust", "depth_camera") == 0
 
 
 def test_help_states_the_defaults_of_the_library():
