@@ -35,6 +35,11 @@ def main(arguments: list[str]) -> int:
     from datamodules import quickstart
 
     to: Path = options.to or Path("data") / options.dataset
-    quickstart.fetch(to, progress=lambda line: sys.stdout.write(f"{line}\n"))
-    sys.stdout.write(f"data in {to}; its sources and licences are listed there\n")
+    quickstart.fetch(to, progress=_show)
+    _show(f"data in {to}; sources and licences in {to / 'LICENSES'}")
     return 0
+
+
+def _show(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()  # a download takes a while; whoever reads a pipe should see it too
