@@ -61,16 +61,12 @@ def generate(
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")
     sampling = Sampling(temperature, top_k, top_p)
     stop_filter = StopFilter((stop,) if isinstance(stop, str) else stop)
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
+    generator = _make_generator(seed)
 
     modality, head = writable_text(module)
-    # With nothing to go on from, training would have seen the opening of a text.
-    segments = encode_document(document or [(TEXT, "")], module.modalities, closed=False)
-    last_name, last_raw = (document[-1][0], document[-1][1]) if document else (TEXT, "")
+    document = document or [(TEXT, "")]  # nothing to go on from: the opening of a text
+    segments = encode_document(document, module.modalities, closed=False)
+    last_name, last_raw = document[-1][:2]
     writer = TextWriter(modality, head, prefix=last_raw if last_name == TEXT else "")
     if not segments:
         raise ValueError("the document has no tokens to go on from: give it an item that is not empty")
@@ -84,6 +80,17 @@ def context_window(config: TrunkConfig) -> int:
     if config.yarn is None:
         return YarnScaling.original_max_position
     return int(config.yarn.original_max_position * config.yarn.factor)
+
+
+def _make_generator(seed: int | None) -> torch.Generator:
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    elif 0 <= seed < 2**64:
+        generator.manual_seed(seed)
+    else:
+        raise ValueError(f"seed is {seed}: it must be at least 0 and below 2**64")
+    return generator
 
 
 def _check_window(config: TrunkConfig, num_tokens: int, max_new_tokens: int) -> None:

@@ -230,6 +230,8 @@ def test_streaming_leaks_no_mode_into_its_consumer(modalities):
         ({"top_k": 0}, "top_k is 0"),
         ({"top_p": 2.0}, "top_p is 2.0"),
         ({"stop": ["a", ""]}, "empty"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
     ],
 )
 def test_wrong_settings_are_refused_before_the_first_piece(module, arguments, message):
