@@ -128,8 +128,8 @@ class TextModality(Modality):
         if tokenizer.fingerprint != saved:
             raise ValueError(
                 f"the checkpoint's text was encoded by tokenizer {saved}, this installation's is "
-                f"{tokenizer.fingerprint} (characters-words-rules): the same ids would mean other characters or "
-                "words. Install the versions of onn_lightning and jieba that the checkpoint was made with"
+                f"{tokenizer.fingerprint} (characters-words-rules): the same ids would mean other text. "
+                "Install the versions of onn_lightning and jieba that the checkpoint was made with"
             )
         modality = cast(TextModality, cls.__new__(cls, **init_args))  # keeps the paths, reads no file
         modality.tokenizer = tokenizer

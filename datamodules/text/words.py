@@ -23,7 +23,7 @@ FOLD = {
     for code in range(_FOLDED_CODE_POINTS)
     if len(lowered := chr(code).lower()) == 1 and lowered != chr(code)
 } | {0x2019: ord("'")}
-"""Code point -> the one that stands for it in words: small letters for capitals, plain apostrophe for curly."""
+"""Code point -> the one that words have in its place: small letters for capitals, ' for its curly form."""
 _FOLDABLE = re.compile(f"[{''.join(map(chr, FOLD))}]")
 
 

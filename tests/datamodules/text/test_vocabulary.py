@@ -16,7 +16,9 @@ from datamodules.text.vocabulary import BYTE_TOKENS, SPECIAL_TOKENS, CharacterVo
 
 FILE = Path(vocabulary_module.__file__).with_name("tokenizer.json")
 any_text = st.text(max_size=60)  # every code point that encodes to UTF-8, of all planes
-awkward = st.text(alphabet="\0\t\n\r\v\f\x1c\x1e\x85\u2028\ufeff a'<>é中\u0301\u200d🙂𠮷\U0010ffff", max_size=40)
+awkward = st.text(
+    alphabet="\0\t\n\r\v\f\x1c\x1e\x85\u2028\ufeff a'<>é中\u0301\u200d🙂𠮷\U0010ffff", max_size=40
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,13 @@ def test_bytes_of_every_id_add_up_to_the_text(builtin: CharacterVocabulary) -> N
 
 
 def test_special_tokens_vanish_and_broken_bytes_show(builtin: CharacterVocabulary) -> None:
-    ids = [builtin.bos_id, *builtin.encode("a"), builtin.byte_ids[0xE4], *builtin.encode("中"), builtin.eos_id]
+    ids = [
+        builtin.bos_id,
+        *builtin.encode("a"),
+        builtin.byte_ids[0xE4],
+        *builtin.encode("中"),
+        builtin.eos_id,
+    ]
     assert builtin.decode(ids) == "a\ufffd中"
 
 
@@ -118,7 +126,10 @@ def test_a_small_vocabulary_spells_the_rest_in_bytes() -> None:
         (lambda document: document.update(added_tokens=[{"id": 1, "content": "<bos>"}]), "added_tokens"),
         (lambda document: document["model"]["vocab"].update(word=10**6), "without gaps"),
         (lambda document: document["model"]["vocab"].update(word=len(document["model"]["vocab"])), "'word'"),
-        (lambda document: document["model"]["vocab"].update({"<0x00>": document["model"]["vocab"]["a"]}), "gaps"),
+        (
+            lambda document: document["model"]["vocab"].update({"<0x00>": document["model"]["vocab"]["a"]}),
+            "gaps",
+        ),
         (lambda document: document.pop("model"), "tokenizer.json"),
     ],
 )
