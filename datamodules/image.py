@@ -9,8 +9,8 @@ Notable:
   and contrast: `patch_size**2 * channels + 2` features, each of about unit variance. The optional
   next-patch loss regresses the normalised pixels.
 - Size is judged by the header before anything is decoded; JPEG is decoded at reduced scale; only
-  `FORMATS` are opened (EPS would start another program). Peak memory is about 8 bytes per pixel of
-  the largest image allowed by `max_pixels`.
+  `FORMATS` are opened (EPS would start another program). Peak memory is 4 to 12 bytes per pixel of
+  the file (JPEG: far less), so `max_pixels` bounds it.
 - Transparency is laid over white; EXIF orientation is applied; animations give their first frame;
   depths beyond 8 bits are mapped to the same range by the rule of `_value_range`.
 """
@@ -264,10 +264,12 @@ def _orientation(image: Image.Image) -> int:
 def _plain_mode(image: Image.Image) -> Image.Image:
     """The image in one of the modes that can be resized well: L, RGB, RGBA or F."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return image.convert("F")
-    if image.has_transparency_data:
-        return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        mode = "F"
+    elif image.has_transparency_data:
+        image, mode = image.convert("LA") if image.mode == "La" else image, "RGBA"
+    else:
+        mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # converting to the same mode copies
 
 
 def _value_range(image: Image.Image) -> tuple[float, float]:

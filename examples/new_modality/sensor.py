@@ -66,8 +66,8 @@ class SensorModality(Modality):
         tokens = len(readings) // self.patch_length if readings.ndim == 1 else 0
         if not 1 <= tokens <= self.max_tokens:
             raise BadSampleError(
-                f"{name} has shape {tuple(readings.shape)}, expected readings for 1 to {self.max_tokens} tokens "
-                f"of {self.patch_length}: split it, change max_tokens or drop it"
+                f"{name} has shape {tuple(readings.shape)}, expected enough readings for 1 to "
+                f"{self.max_tokens} tokens of {self.patch_length}: split it, change max_tokens or drop it"
             )
         spread = float(readings.std(correction=0))
         if not math.isfinite(spread) or spread == 0:
