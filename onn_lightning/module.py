@@ -208,11 +208,20 @@ class OmniModule(LightningModule):
     def _held_out_step(self, stage: str, batch: Batch) -> None:
         outputs = self.predict_targets(batch, self(batch).hidden)
         key = f"{stage}/{batch.source or 'all'}"
-        if key not in self.held_out:
-            self.held_out[key] = HeldOutMetrics(list(self.heads)).to(self.device)
-        metrics = self.held_out[key].update(batch, outputs)
+        place = key.replace("%", "%25").replace(".", "%2E")  # names of modules hold no dots, file names do
+        if place not in self.held_out:
+            self.held_out[place] = HeldOutMetrics(list(self.heads)).to(self.device)
+        metrics = self.held_out[place].update(batch, outputs)
         for name, metric in metrics.items():
-            self.log(f"{key}/{name}", metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
+            self.log(
+                f"{key}/{name}",
+                metric,
+                on_step=False,
+                on_epoch=True,
+                add_dataloader_idx=False,
+                # named, since Lightning looks for metrics only once, and sources appear one after another
+                metric_attribute=f"held_out.{place}.metrics.{name}",
+            )
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Per-token loss of every modality that has a head."""
