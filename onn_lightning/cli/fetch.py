@@ -40,6 +40,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def hint(message: str) -> str:
+    """What to add to a message about a missing file that `onn fetch` would obtain, or ""."""
+    for dataset in DATASETS:
+        if f"data/{dataset}" in message and ("No such file" in message or "does not exist" in message):
+            return f" (`onn fetch {dataset}` obtains it)"
+    return ""
+
+
 def _show(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()  # a download takes a while; whoever reads a pipe should see it too

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import jsonargparse
 from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -181,6 +183,16 @@ class OmniCLI(LightningCLI):
                 "another name with --run NAME, or delete that folder"
             )
 
+    def instantiate_classes(self) -> None:
+        """Build all; what a constructor says against its arguments arrives as it said it."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            stated = _first_outside_jsonargparse(error)
+            if stated is error:
+                raise
+            raise stated from stated.__cause__
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the run folder's loggers and callbacks where the config has none."""
         trainer = self.config_init[self._verb].trainer
@@ -253,3 +265,15 @@ def run(
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+
+
+def _first_outside_jsonargparse(error: BaseException) -> BaseException:
+    """The constructor's own error inside those that jsonargparse wraps around it."""
+    package = str(Path(jsonargparse.__file__).parent)
+    inner: BaseException | None = error
+    while inner is not None:
+        files = [frame.filename for frame in traceback.extract_tb(inner.__traceback__)]
+        if files and not files[-1].startswith(package):
+            return inner
+        inner = inner.__cause__
+    return error

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from onn_lightning import __version__
+from onn_lightning.cli import fetch
 from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError, foreseen, nearest
 
 
@@ -131,5 +132,5 @@ def _reporting_errors(run: Callable[[], int]) -> int:
         report = foreseen(error)
         if report is None or os.environ.get("ONN_DEBUG"):
             raise
-        sys.stderr.write(f"onn: error: {report.line}\n")
+        sys.stderr.write(f"onn: error: {report.line}{fetch.hint(report.line)}\n")
         return report.exit_code

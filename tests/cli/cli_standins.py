@@ -31,6 +31,8 @@ class Sensor(Modality):
     name = "sensor"
 
     def __init__(self, width: int = 3) -> None:
+        if width < 1:
+            raise ValueError(f"Sensor: width is {width}, it must be at least 1")
         self.width = width
 
     def encode(self, raw: Any) -> Segment:
@@ -69,6 +71,8 @@ class Model(LightningModule):
         interrupt_at_step: int | None = None,
     ) -> None:
         super().__init__()
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {warmup_steps}: give 0 or more")
         self.trunk = trunk
         self.modalities = modalities
         self.optimizer = optimizer

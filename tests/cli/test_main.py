@@ -13,6 +13,7 @@ from cli_standins import Outcome
 
 from onn_lightning.cli import main as entry
 from onn_lightning.cli.errors import UsageError, foreseen, nearest
+from onn_lightning.cli.fetch import hint
 
 ROOT = Path(__file__).parents[2]
 Onn = Callable[..., Outcome]
@@ -79,6 +80,25 @@ def test_a_damaged_sample_is_one_line_and_exit_1(onn: Onn, write_config: Callabl
     config = write_config(changes={"data.init_args.damaged": "seven.png"})
     outcome = onn("fit", "--config", config)
     assert (outcome.code, outcome.error_line) == (1, "seven.png: truncated; fetch it again")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stated"),
+    [
+        ("data.init_args.modalities.0.init_args.width", 0, "Sensor: width is 0, it must be at least 1"),
+        ("model.init_args.warmup_steps", -1, "warmup_steps is -1: give 0 or more"),
+    ],
+)
+def test_what_a_constructor_says_against_its_arguments_is_the_line(
+    onn: Onn, write_config: Callable[..., str], key: str, value: int, stated: str
+) -> None:
+    outcome = onn("fit", "--config", write_config(changes={key: value}))
+    assert (outcome.code, outcome.error_line) == (1, stated)
+
+
+def test_missing_quickstart_data_names_the_command_that_obtains_it() -> None:
+    assert "onn fetch quickstart" in hint("words file 'data/quickstart/words.txt': No such file or directory")
+    assert hint("data/mine/words.txt: No such file or directory") == ""
 
 
 def test_debug_keeps_the_traceback_of_a_foreseen_error(onn: Onn, write_config: Callable[..., str]) -> None:
