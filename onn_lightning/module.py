@@ -277,7 +277,7 @@ class OmniModule(LightningModule):
         checkpoint = description.read(checkpoint_path, map_location)
         config, described = description.restore(checkpoint, checkpoint_path, modalities, trusted_packages)
         module = cls(config, described, **init_args)
-        module.load_state_dict(checkpoint["state_dict"])
+        description.restore_weights(module, checkpoint, checkpoint_path)
         return module.to(map_location).eval()
 
     def generate(self, document: Any, **settings: Any) -> str:

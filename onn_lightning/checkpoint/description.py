@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from onn_lightning.modality import Modality
 from onn_lightning.nn import SBLForm, TrunkConfig, YarnScaling
@@ -85,12 +86,11 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: not loaded, it holds more than tensors and plain data or is damaged "
-            f"({str(error).splitlines()[0]}); take an intact checkpoint of `onn fit`"
+            f"({_first_line(error)}); take an intact checkpoint of `onn fit`"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle can make its reader fail in any way
         raise CheckpointError(
-            f"{path}: unreadable ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-            "it may be truncated: take an older checkpoint"
+            f"{path}: unreadable ({_first_line(error)}); it may be truncated: take an older checkpoint"
         ) from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of onn_lightning (no '{KEY}' entry)")
@@ -111,20 +111,54 @@ def restore(
         modalities: take these instead of making those described.
         trusted_packages: packages, beside ours, from which classes may be imported.
     Raises:
-        CheckpointError: for an unknown format or a class from a package that is not trusted.
+        CheckpointError: for an unknown format, a class from a package that is not trusted, or a description
+            that makes no model.
     """
     described = checkpoint[KEY]
-    if described.get("format") != FORMAT:
+    try:
+        if described.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: format {described.get('format')}, this version reads {FORMAT}: install the version "
+                "that wrote it"
+            )
+        trunk = dict(described["trunk"])
+        if trunk["yarn"] is not None:
+            trunk["yarn"] = YarnScaling(**trunk["yarn"])
+        trunk["sbl"] = SBLForm(**trunk["sbl"])
+        if modalities is None:
+            packages = OUR_PACKAGES + trusted_packages
+            modalities = [_make(entry, path, packages) for entry in described["modalities"]]
+        return TrunkConfig(**trunk), modalities
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: format {described.get('format')}, this version reads {FORMAT}: install the version that wrote it"
-        )
-    trunk = dict(described["trunk"])
-    if trunk["yarn"] is not None:
-        trunk["yarn"] = YarnScaling(**trunk["yarn"])
-    trunk["sbl"] = SBLForm(**trunk["sbl"])
-    if modalities is None:
-        modalities = [_make(entry, path, OUR_PACKAGES + trusted_packages) for entry in described["modalities"]]
-    return TrunkConfig(**trunk), modalities
+            f"{path}: its description of the model cannot be used ({_first_line(error)}); take an intact "
+            "checkpoint, or install the version that wrote it"
+        ) from error
+
+
+def restore_weights(module: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Load the weights of a checkpoint into the module made from its description.
+
+    Args:
+        module: receives the weights.
+        checkpoint: as `read` returns it.
+        path: its file, for messages.
+    Raises:
+        CheckpointError: if names or shapes differ.
+    """
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError) as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise CheckpointError(
+            f"{path}: its weights do not fit the model it describes ({lines[:300]}); take an intact "
+            "checkpoint"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _make(entry: Mapping[str, Any], path: str | Path, packages: tuple[str, ...]) -> Modality:
@@ -137,7 +171,9 @@ def _make(entry: Mapping[str, Any], path: str | Path, packages: tuple[str, ...])
     try:
         modality_class = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"{path} needs {entry['class_path']}, which cannot be imported: {error}") from error
+        raise CheckpointError(
+            f"{path} needs {entry['class_path']}, which cannot be imported: {error}"
+        ) from error
     if not (isinstance(modality_class, type) and issubclass(modality_class, Modality)):
         raise CheckpointError(f"{path} names {entry['class_path']}, which is not a Modality")
     assets = {name: bytes(content.numpy()) for name, content in entry["assets"].items()}
