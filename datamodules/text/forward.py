@@ -36,8 +36,8 @@ BEFORE = 4  # the word before it, as a previous-word id
 UNDER_WAY = 5  # number of words under way
 IN_BYTES = 6  # 1: the last token is a byte that a continuation byte may follow
 RUN_KIND = 7  # LETTER or APOSTROPHE: the last token's kind inside a run; 0: not inside one
-RUN_START, RUN_SCORE, RUN_BEFORE = 8, 9, 10  # where the run starts, and what was known there
-RUN_WORD = 11  # the longest known word that the run starts with
+RUN_START, RUN_SCORE, RUN_BEFORE = 8, 9, 10  # where the run starts (outside: the last token), what was known
+RUN_WORD = 11  # the longest known word that it starts with
 NUM_REGISTERS = 12
 
 # Columns of the words under way.
@@ -75,61 +75,58 @@ def advance(
         char_ids: [n] tokens to read.
         word_ids, previous_word_ids, starts: [n] written; starts count from the state's beginning.
     """
+    # Locals, not registers: the compiler cannot know that the arrays do not overlap.
+    position, score, last = registers[POSITION], registers[SCORE], registers[LAST]
+    start, before = registers[START], registers[BEFORE]
+    count = np.uint64(registers[UNDER_WAY])
+    in_bytes = registers[IN_BYTES] != 0
+    run_kind, run_start, run_score = registers[RUN_KIND], registers[RUN_START], registers[RUN_SCORE]
+    run_before, run_word = registers[RUN_BEFORE], registers[RUN_WORD]
+    one = np.uint64(1)  # unsigned indices spare the test for negative ones
+
     for i in range(len(char_ids)):
-        char = char_ids[i]
+        char = np.uint64(char_ids[i])
+        lone = first_lone + char_ids[i]
         kind = kinds[char]
-        position = registers[POSITION]
-        registers[POSITION] = position + 1
 
-        if kind == CONTINUATION_BYTE and registers[IN_BYTES]:
+        if kind == CONTINUATION_BYTE and in_bytes:
             word_ids[i] = 0
-            previous_word_ids[i] = registers[BEFORE]
-            starts[i] = registers[START]
-            registers[LAST] = first_lone + char
+            previous_word_ids[i] = before
+            starts[i] = start
+            last = lone
+            position += 1
             continue
-        registers[IN_BYTES] = kind >= LEAD_BYTE
+        in_bytes = kind >= LEAD_BYTE
 
-        score, last = registers[SCORE], registers[LAST]
-        count = registers[UNDER_WAY]
-        run_kind = registers[RUN_KIND]
         inside = run_kind != 0 and (kind == LETTER or (kind == APOSTROPHE and run_kind == LETTER))
         if not inside:
             under_way[count, NODE] = 0
             under_way[count, AT_SCORE] = score
             under_way[count, AT_BEFORE] = last
             under_way[count, AT_START] = position
-            count += 1
-        if inside or kind == LETTER:
-            registers[RUN_KIND] = kind
-            if not inside:
-                registers[RUN_START] = position
-                registers[RUN_SCORE] = score
-                registers[RUN_BEFORE] = last
-                registers[RUN_WORD] = 0
-            run_start = registers[RUN_START]
+            count += one
+            run_kind = LETTER if kind == LETTER else 0
+            run_start, run_score, run_before, run_word = position, score, last, 0
         else:
-            registers[RUN_KIND] = 0
-            run_start = -1
+            run_kind = kind
 
-        best, best_word, best_before, best_start = _LOWEST, 0, 0, position
-        whole_known = False  # the run so far, or the character outside a run, is itself a word
-        whole_start = run_start if run_start >= 0 else position
-        kept = 0
+        # `run_*` is the run so far or, outside runs, this character alone: what may always be a word.
+        best, best_word, best_before, best_start = _LOWEST, 0, run_before, run_start
+        whole_known = False  # then its own entry among the words under way says it better
+        kept = np.uint64(0)
         symbol = symbols[char]
         if symbol:
             for entry in range(count):
-                node = under_way[entry, NODE]
-                child = cells[node, BASE] + symbol
-                if cells[child, CHECK] != node:
+                child = np.uint64(cells[np.uint64(under_way[entry, NODE]), BASE] + symbol)
+                if cells[child, CHECK] != under_way[entry, NODE]:
                     continue
-                at_score = under_way[entry, AT_SCORE]
-                at_before = under_way[entry, AT_BEFORE]
+                at_score, at_before = under_way[entry, AT_SCORE], under_way[entry, AT_BEFORE]
                 at_start = under_way[entry, AT_START]
                 word = cells[child, WORD]
                 if word:
-                    if at_start == whole_start:
+                    if at_start == run_start:
                         whole_known = True
-                        registers[RUN_WORD] = word
+                        run_word = word
                     if at_score - cells[child, COST] >= best:  # later entries are shorter words
                         best = at_score - cells[child, COST]
                         best_word, best_before, best_start = word, at_before, at_start
@@ -137,25 +134,26 @@ def advance(
                 under_way[kept, AT_SCORE] = at_score
                 under_way[kept, AT_BEFORE] = at_before
                 under_way[kept, AT_START] = at_start
-                kept += 1
-        registers[UNDER_WAY] = kept
+                kept += one
+        count = kept
 
-        if not whole_known:
-            if run_start >= 0:
-                if registers[RUN_SCORE] - floor >= best:
-                    best = registers[RUN_SCORE] - floor
-                    best_word, best_before, best_start = registers[RUN_WORD], registers[RUN_BEFORE], run_start
-            elif score - floor >= best:
-                best = score - floor
-                best_word, best_before, best_start = 0, last, position
+        if not whole_known and run_score - floor >= best:
+            best = run_score - floor
+            best_word, best_before, best_start = run_word, run_before, run_start
 
-        registers[SCORE] = best
-        registers[LAST] = best_word if best_word else first_lone + char
-        registers[START] = best_start
-        registers[BEFORE] = best_before
+        score, start, before = best, best_start, best_before
+        last = best_word if best_word else lone
+        position += 1
         word_ids[i] = best_word
-        previous_word_ids[i] = best_before
-        starts[i] = best_start
+        previous_word_ids[i] = before
+        starts[i] = start
+
+    registers[POSITION], registers[SCORE], registers[LAST] = position, score, last
+    registers[START], registers[BEFORE] = start, before
+    registers[UNDER_WAY] = count
+    registers[IN_BYTES] = in_bytes
+    registers[RUN_KIND], registers[RUN_START], registers[RUN_SCORE] = run_kind, run_start, run_score
+    registers[RUN_BEFORE], registers[RUN_WORD] = run_before, run_word
 
 
 @kernel

@@ -10,7 +10,9 @@ import pytest
 from datamodules.text import DualTokenizer
 from datamodules.text.vocabulary import CharacterVocabulary
 
-SMALL_WORDS = "ab 40\nabc 9\nbc 30\nd 7\ndon 2\ndon't 5\n12 3\n人 90\n人工 30\n人工智能 20\n工 9\n智 4\n能 60\n"
+SMALL_WORDS = (
+    "ab 40\nabc 9\nbc 30\nd 7\ndon 2\ndon't 5\n12 3\n人 90\n人工 30\n人工智能 20\n工 9\n智 4\n能 60\n"
+)
 
 
 @pytest.fixture(scope="session")
