@@ -91,7 +91,8 @@ class _SparseBayesianFunction(torch.autograd.Function):
             total = surprise.sum()
             p = surprise / total
             pull = torch.where(surprise > 0, (-p.log() - 1) / (total * surprise), 0.0) * grad_handle  # [N]
-            grad_scores.addcmul_(fired_grad.mul_(grad_y), pull.to(grad_y.dtype))
+            largest = torch.finfo(grad_y.dtype).max  # where S underflows G^2 is 0, and 0 * inf would be NaN
+            grad_scores.addcmul_(fired_grad.mul_(grad_y), pull.clamp(-largest, largest).to(grad_y.dtype))
         grad_weight = grad_pre.mT @ x if ctx.needs_input_grad[1] else None
         grad_bias = grad_pre.sum(dim=0) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias, surprise if ctx.needs_input_grad[3] else None
