@@ -1,13 +1,15 @@
-"""`TrainLoader`: the training stream as Lightning wants it, with the state of all ranks.
+"""`TrainLoader` and `HeldOutLoader`: the streams as Lightning wants them.
 
 Notable:
 - The stream is endless; an "epoch" is a fixed number of its batches, and the next epoch goes on where
   the last one stopped. `__len__` is that number: without a length Lightning fetches one batch ahead,
   and a checkpoint would be one batch further in the data than the model is.
-- It holds a `StatefulDataLoader` rather than being one: Lightning rebuilds and warns about loaders it
-  recognises, and each new epoch of a plain loader would begin the data anew.
+- They hold a torch loader rather than being one: Lightning rebuilds and warns about loaders it
+  recognises, and each new epoch of a plain loader would begin the training data anew.
 - In a distributed run only rank 0 writes the checkpoint, so `state_dict` gathers the places of all
   ranks (all ranks call it, as they do for every part of a checkpoint).
+- A worker that dies is reported as such. Torch does so where it notices the death first; where it
+  happens to be receiving that worker's tensors, all one would see is a bare EOFError.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from datamodules.stream import TrainStream
+from datamodules.stream import HeldOutStream, TrainStream
 from onn_lightning.batch import Batch
 
 
@@ -59,7 +62,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(self.batches_per_epoch):
             if self._iterator is None:
-                self._iterator = iter(self._loader)
+                self._iterator = _naming_lost_workers(self._loader)
             yield next(self._iterator)
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,3 +90,45 @@ class TrainLoader:
             )
         self._iterator = None
         self._loader.load_state_dict(state["replicas"][self.replica.number])
+
+
+class HeldOutLoader:
+    """All batches of a held-out source, once an iteration.
+
+    Args:
+        stream: what is read.
+        num_workers: loader processes; more than one would bring nothing but another order, so one is
+            the most that is used.
+        pin_memory: put batches into page-locked memory, for copies to a GPU.
+    """
+
+    def __init__(self, stream: HeldOutStream, num_workers: int, pin_memory: bool) -> None:
+        self.stream = stream
+        self._loader: DataLoader[Batch] = DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=min(1, num_workers),
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # leaves the global one alone; held-out data draws nothing
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _naming_lost_workers(self._loader)
+
+
+def _naming_lost_workers(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The loader's batches; a connection that breaks becomes an error that says what broke.
+
+    Raises:
+        RuntimeError: if a worker was lost.
+    """
+    try:
+        yield from loader
+    except (EOFError, ConnectionError) as error:
+        # without workers, or passed on by one ("Caught EOFError in DataLoader worker"), it is the data's own
+        if loader.num_workers == 0 or "DataLoader worker" in str(error):
+            raise
+        raise RuntimeError(
+            "lost a DataLoader worker: it was killed, most often for want of memory; lower `num_workers` or "
+            "`buffer_size`, then run the same command again to resume"
+        ) from error

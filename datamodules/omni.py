@@ -17,14 +17,13 @@ from itertools import islice
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from datamodules.bad_samples import BadSampleLog
-from datamodules.loader import TrainLoader
+from datamodules.loader import HeldOutLoader, TrainLoader
 from datamodules.packing import Collator, prototype_of, split_document
 from datamodules.sources import Source
 from datamodules.stream import DocumentPieces, HeldOutStream, Replica, TrainStream
-from onn_lightning.batch import Batch, Segment
+from onn_lightning.batch import Segment
 from onn_lightning.modality import BadSampleError, Modality
 
 log = logging.getLogger(__name__)
@@ -169,13 +168,13 @@ class OmniDataModule(LightningDataModule):
         )
         return TrainLoader(stream, self.batches_per_epoch, self.num_workers, torch.cuda.is_available())
 
-    def val_dataloader(self) -> list[DataLoader[Batch]]:
+    def val_dataloader(self) -> list[HeldOutLoader]:
         return self._held_out("validation")
 
-    def test_dataloader(self) -> list[DataLoader[Batch]]:
+    def test_dataloader(self) -> list[HeldOutLoader]:
         return self._held_out("test")
 
-    def predict_dataloader(self) -> list[DataLoader[Batch]]:
+    def predict_dataloader(self) -> list[HeldOutLoader]:
         return self._held_out("predict")
 
     def teardown(self, stage: str) -> None:
@@ -184,18 +183,13 @@ class OmniDataModule(LightningDataModule):
         if skipped:
             log.warning("bad samples skipped: %s", ", ".join(f"{name} {n}" for name, n in skipped.items()))
 
-    def _held_out(self, split: str) -> list[DataLoader[Batch]]:
+    def _held_out(self, split: str) -> list[HeldOutLoader]:
         read, collator, replica = self._reader(split), self._ready_collator(), self._replica()
-        return [
-            DataLoader(
-                HeldOutStream(name, source, read, collator, self.buffer_size, replica),
-                batch_size=None,
-                num_workers=min(1, self.num_workers),  # one reader: the batches stay the same, in order
-                pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator().manual_seed(self.seed),  # leaves the global one alone
-            )
+        streams = [
+            HeldOutStream(name, source, read, collator, self.buffer_size, replica)
             for name, source in self.splits[split].items()
         ]
+        return [HeldOutLoader(stream, self.num_workers, torch.cuda.is_available()) for stream in streams]
 
     def _reader(self, split: str) -> DocumentPieces:
         return DocumentPieces(self._modalities, self.row_length, self._bad_samples, split)

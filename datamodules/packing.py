@@ -88,12 +88,12 @@ def split_document(segments: Sequence[Segment], row_length: int) -> list[Piece]:
     return pieces
 
 
-def best_fit(lengths: Sequence[int], room: int) -> int | None:
-    """Index of the longest of the lengths that is at most `room` (the first such), or None."""
+def best_fit(pieces: Sequence[Piece], room: int) -> int | None:
+    """Index of the longest piece of at most `room` tokens (the first such), or None."""
     best, best_length = None, 0
-    for index, length in enumerate(lengths):
-        if best_length < length <= room:
-            best, best_length = index, length
+    for index, piece in enumerate(pieces):
+        if best_length < piece.length <= room:
+            best, best_length = index, piece.length
     return best
 
 

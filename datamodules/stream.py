@@ -145,11 +145,11 @@ class TrainIterator(Iterator[Batch]):
         while self._pieces:
             drawn = mix(self._draw_key, self._draws) % len(self._pieces)
             self._draws += 1
-            if len(self._pieces[drawn]) > room:
+            if self._pieces[drawn].length > room:
                 break
             row.append(self._take(drawn))
             room -= len(row[-1])
-        while (fitting := best_fit([len(piece) for piece in self._pieces], room)) is not None:
+        while (fitting := best_fit(self._pieces, room)) is not None:
             row.append(self._take(fitting))
             room -= len(row[-1])
         return row
@@ -244,7 +244,7 @@ class HeldOutStream(IterableDataset[Batch]):
     def _fill(self, waiting: list[Piece]) -> list[Piece]:
         row = [waiting.pop(0)]
         room = self.collator.row_length - len(row[0])
-        while (fitting := best_fit([len(piece) for piece in waiting], room)) is not None:
+        while (fitting := best_fit(waiting, room)) is not None:
             row.append(waiting.pop(fitting))
             room -= len(row[-1])
         return row

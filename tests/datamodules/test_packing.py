@@ -115,7 +115,7 @@ def test_rows_hold_every_token_once_and_documents_never_mix(case: tuple[int, lis
     rows: list[list[Piece]] = []
     while waiting:
         row, room = [], row_length
-        while (index := best_fit([len(piece) for piece in waiting], room)) is not None:
+        while (index := best_fit(waiting, room)) is not None:
             row.append(waiting.pop(index))
             room -= len(row[-1])
         rows.append(row)
@@ -195,6 +195,7 @@ def test_rows_that_do_not_fit_are_refused() -> None:
 
 
 def test_best_fit_takes_the_longest_that_fits() -> None:
-    assert best_fit([3, 9, 5, 5], 6) == 2
-    assert best_fit([3, 9], 2) is None
+    pieces = [Piece((text(0, length),)) for length in (3, 9, 5, 5)]
+    assert best_fit(pieces, 6) == 2
+    assert best_fit(pieces, 2) is None
     assert best_fit([], 4) is None
