@@ -166,15 +166,16 @@ class SparseBayesianLinear(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             compute = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(compute), weight.to(compute), bias.to(compute)
-        y, handle, activation = _SparseBayesianFunction.apply(x.reshape(-1, x.shape[-1]), weight, bias, surprise)
+        tokens = x.reshape(-1, x.shape[-1])  # [M, D]
+        y, handle, activation = _SparseBayesianFunction.apply(tokens, weight, bias, surprise)
         return SBLOutput(y.view(*x.shape[:-1], self.out_features), handle, surprise, activation)
 
 
 class SBLObserver:
     """Calls the SBLs of one forward pass in their order and keeps what they tell.
 
-    Gradient checkpointing calls an SBL again, in backward: it then gets the leaf of its first call, and nothing
-    is added to the observations.
+    Gradient checkpointing calls an SBL again, in backward: it then gets the leaf of its first call, and
+    nothing is added to the observations.
 
     Args:
         surprise: parts of one leaf, [N] each, in the order in which the SBLs are called; None: the
