@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
@@ -21,11 +23,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import nn
 
+from datamodules.audio import AudioModality
 from datamodules.bad_samples import TooManyBadSamplesError
 from datamodules.image import ImageModality
 from datamodules.omni import OmniDataModule
 from datamodules.sources import JsonLines, Source, TextFiles
 from datamodules.stream import DocumentPieces, Replica, TrainStream
+from datamodules.text import TextModality
 from onn_lightning.batch import Batch, ModalityTokens, Segment
 from onn_lightning.modality import BadSampleError, Modality
 
@@ -130,6 +134,33 @@ def test_every_held_out_document_comes_exactly_once_and_batches_name_their_sourc
             chosen = tokens.features[documents == document]
             seen[bytes(chosen[chosen != END].tolist())] += 1
     assert seen == Counter(f"[{number}]".encode() for number in range(40))
+
+
+def test_with_the_real_modalities_the_targets_of_a_held_out_set_spell_its_documents(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "tone.wav", np.sin(np.arange(8000) * 0.3), 8000)
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
+    documents = [
+        [{"modality": "image", "path": "red.png"}, {"modality": "text", "text": "红色的图。"}],
+        [{"modality": "text", "text": "Listen: "}, {"modality": "audio", "path": "tone.wav"}],
+        [{"modality": "text", "text": "人工智能 \u2028 and 🙂\x85 more. " * 9}],
+    ]
+    lines = [json.dumps({"items": items}) for items in documents]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines), "utf-8")
+    text = TextModality(max_words=2000)
+    held_out: dict[str, Source] = {"mixed": JsonLines(tmp_path / "d.jsonl")}
+    modalities = [text, ImageModality(patch_size=8), AudioModality()]
+    module = OmniDataModule(modalities, train={}, test=held_out, row_length=64, rows_per_batch=1)
+    module.setup("test")
+    batches = list(module.test_dataloader()[0])
+    assert all(sorted(batch.modalities) == ["audio", "image", "text"] for batch in batches)
+    spelled = "".join(
+        text.tokenizer.decode(tokens.targets[tokens.targets != text.tokenizer.vocabulary.eos_id].tolist())
+        for batch in batches
+        if (tokens := batch.modalities["text"]).targets is not None
+    )
+    expected = "".join(item["text"] for items in documents for item in items if "text" in item)
+    assert Counter(spelled) == Counter(expected)
+    assert documents[2][0]["text"][:63] in spelled  # after <bos>, a row's worth
 
 
 def test_held_out_batches_are_the_same_every_time_and_with_a_worker(corpus: Path) -> None:
