@@ -7,7 +7,6 @@ Notable:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -151,8 +150,3 @@ def _join(
         if has_targets
         else None,
     )
-
-
-def uniform_bits_per_byte() -> float:
-    """Bits per byte of a guess that holds all symbols for equally likely, closing symbol aside."""
-    return math.log2(VOCABULARY)
