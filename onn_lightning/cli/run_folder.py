@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from onn_lightning.callbacks import RunReport, Throughput
 
 CHECKPOINTS = "checkpoints"
 RUNS = "runs"
@@ -34,7 +36,7 @@ def default_loggers(folder: Path) -> list[Logger]:
 
 
 def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> list[Callback]:
-    """Progress bar and checkpoints, each only where the config neither brings its own nor forbids it.
+    """Progress bar, checkpoints, throughput and report, where the config neither brings its own nor forbids it.
 
     Args:
         given: callbacks of the config.
@@ -47,6 +49,10 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
         callbacks.append(
             ModelCheckpoint(save_last=True, save_on_exception=True, train_time_interval=timedelta(minutes=5))
         )
+    if trainer.get("logger") is not False:
+        callbacks += [kind() for kind in (LearningRateMonitor, Throughput) if not _any(given, kind)]
+    if not _any(given, RunReport):
+        callbacks.append(RunReport())
     return callbacks
 
 

@@ -1,8 +1,11 @@
 """Losses of the free energy: chunked linear cross-entropy, Gaussian KL, predictive integrity.
 
 Notable:
-- The logits [M, vocabulary] never exist at once: rows go through in chunks, and the backward pass
-  makes each chunk's logits again.
+- The logits [M, vocabulary] never exist at once: rows go through in chunks.
+- A chunk's logits become its gradient on the spot, in the forward pass, so that they need not be made
+  twice: the gradient of a row scales with that row's upstream gradient, whatever it is, and that of
+  the table with the common one where the losses are summed or averaged, which is the rule. Only for
+  upstream gradients that differ from row to row does backward make the logits again.
 - Entropy (for tau) and hits come out of the same chunk, without a second product.
 - Sums that decide something are taken in float32 whatever the type of the weights.
 """
@@ -10,7 +13,7 @@ Notable:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -28,9 +31,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.empty(len(hidden), dtype=statistics_type, device=hidden.device)
         entropy, best = torch.empty_like(loss), torch.empty_like(targets)
         log_normalizer = torch.empty_like(loss)
-        rows = max(1, CHUNK_LOGITS // len(weight))
-        for start in range(0, len(hidden), rows):
-            chunk = slice(start, start + rows)
+        differentiable = any(ctx.needs_input_grad[:2])
+        grad_hidden = torch.empty_like(hidden) if differentiable else None
+        grad_weight = torch.zeros_like(weight, dtype=statistics_type) if differentiable else None
+        for chunk in _chunks(hidden, weight):
             logits = (hidden[chunk] @ weight.T).to(statistics_type)
             top, best[chunk] = logits.max(dim=-1)
             chosen = logits.gather(-1, targets[chunk, None]).squeeze(-1)
@@ -42,27 +46,57 @@ class _LinearCrossEntropy(torch.autograd.Function):
             entropy[chunk] = log_total - torch.linalg.vecdot(exponentials, shifted) / total
             log_normalizer[chunk] = log_total + top
             loss[chunk] = log_normalizer[chunk] - chosen
-        ctx.save_for_backward(hidden, weight, targets, log_normalizer)
+            if grad_hidden is not None and grad_weight is not None:
+                probabilities = exponentials.div_(total[:, None])
+                _accumulate(probabilities, targets[chunk], None, hidden[chunk], weight, grad_hidden[chunk], grad_weight)
+        ctx.save_for_backward(hidden, weight, targets, log_normalizer, grad_hidden, grad_weight)
         ctx.mark_non_differentiable(entropy, best)
         return loss, entropy, best
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
         grad_loss = grads[0]
-        hidden, weight, targets, log_normalizer = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)
-        rows = max(1, CHUNK_LOGITS // len(weight))
-        for start in range(0, len(hidden), rows):
-            chunk = slice(start, start + rows)
+        hidden, weight, targets, log_normalizer, grad_hidden, grad_weight = ctx.saved_tensors
+        if len(grad_loss) and grad_loss.stride(0) == 0:  # one number for all rows, known without reading it
+            scale = grad_loss[0]
+            return grad_hidden * scale.to(hidden.dtype), (grad_weight * scale).to(weight.dtype), None
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(grad_weight)
+        for chunk in _chunks(hidden, weight):
             logits = (hidden[chunk] @ weight.T).to(log_normalizer.dtype)
-            grad_logits = logits.sub_(log_normalizer[chunk, None]).exp_()  # probabilities
-            grad_logits.mul_(grad_loss[chunk, None])
-            grad_logits.scatter_add_(-1, targets[chunk, None], -grad_loss[chunk, None])
-            grad_logits = grad_logits.to(hidden.dtype)
-            torch.mm(grad_logits, weight, out=grad_hidden[chunk])
-            grad_weight.addmm_(grad_logits.T, hidden[chunk])
-        return grad_hidden, grad_weight, None
+            probabilities = logits.sub_(log_normalizer[chunk, None]).exp_()
+            _accumulate(
+                probabilities, targets[chunk], grad_loss[chunk], hidden[chunk], weight, grad_hidden[chunk], grad_weight
+            )
+        return grad_hidden, grad_weight.to(weight.dtype), None
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
+    rows = max(1, CHUNK_LOGITS // len(weight))
+    return (slice(start, start + rows) for start in range(0, len(hidden), rows))
+
+
+def _accumulate(
+    probabilities: Tensor,
+    targets: Tensor,
+    grad_loss: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    grad_hidden: Tensor,
+    grad_weight: Tensor,
+) -> None:
+    """Write a chunk's gradient of `hidden` and add that of `weight`; None: an upstream gradient of 1.
+
+    Overwrites `probabilities` [rows, V] with the gradient of the logits.
+    """
+    minus = -torch.ones_like(probabilities[:, 0]) if grad_loss is None else -grad_loss
+    grad_logits = probabilities if grad_loss is None else probabilities.mul_(grad_loss[:, None])
+    grad_logits.scatter_add_(-1, targets[:, None], minus[:, None])
+    grad_logits = grad_logits.to(hidden.dtype)
+    torch.mm(grad_logits, weight, out=grad_hidden)
+    if grad_weight.dtype == grad_logits.dtype:
+        grad_weight.addmm_(grad_logits.T, hidden)
+    else:
+        grad_weight += grad_logits.T @ hidden  # the sum over chunks stays in float32
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -75,10 +75,10 @@ class _SparseBayesianFunction(torch.autograd.Function):
             return None, None, None, None
         x, weight, pre = ctx.saved_tensors
         scores, values = pre.chunk(2, dim=-1)
-        surprise = torch.linalg.vector_norm(
-            grad_y, dim=0, dtype=torch.promote_types(grad_y.dtype, torch.float32)
-        )  # [N]
-
+        surprise = None
+        if grad_handle is not None or ctx.needs_input_grad[3]:
+            statistics_type = torch.promote_types(grad_y.dtype, torch.float32)
+            surprise = torch.linalg.vector_norm(grad_y, dim=0, dtype=statistics_type)  # [N]
         grad_pre = torch.empty_like(pre)  # [M, 2N]
         grad_scores, grad_values = grad_pre.chunk(2, dim=-1)
         torch.mul(grad_y, F.relu(scores), out=grad_values)
@@ -86,7 +86,7 @@ class _SparseBayesianFunction(torch.autograd.Function):
         torch.mul(fired_grad, values, out=grad_scores)
         grad_x = grad_pre @ weight if ctx.needs_input_grad[0] else None  # before the injection: x stays clean
 
-        if grad_handle is not None:
+        if grad_handle is not None and surprise is not None:
             # L_gate = sum_i -p_i log p_i, p_i = S_i / stopgrad(sum_j S_j); dS_i/dw_ti = G_ti^2 / S_i where fired
             total = surprise.sum()
             p = surprise / total

@@ -1,0 +1,6 @@
+"""Lightning callbacks: thin, optional, swappable."""
+
+from onn_lightning.callbacks.report import RunReport
+from onn_lightning.callbacks.throughput import Throughput
+
+__all__ = ["RunReport", "Throughput"]

@@ -1,0 +1,141 @@
+"""What a run shows at its end: held-out results, sample answers, charts, and where everything is.
+
+Notable:
+- Answers come from held-out documents: everything before the last text is the prompt; of a document
+  that is text alone, its first characters.
+- `charts.png` is drawn from the CSV log of all starts of the run.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onn_lightning.document import Document
+from onn_lightning.modality import BadSampleError
+
+CHARTS = (
+    ("free energy, nats", ("train/main_loss", "train/text_loss")),
+    ("PI", ("train/pi",)),
+    ("tau, nats", ("train/tau",)),
+    ("activation rate", ("train/activation_rate",)),
+    ("sigma and gate", ("train/sigma", "train/gate")),
+    ("tokens a second", ("train/tokens_per_second",)),
+)
+
+
+class RunReport(Callback):
+    """Prints results and answers when fitting or testing ends, and draws `charts.png`.
+
+    Args:
+        answers: sample answers a source.
+        prompt_length: characters of a text document that are given.
+        max_new_tokens: length of an answer.
+    """
+
+    def __init__(self, answers: int = 2, prompt_length: int = 32, max_new_tokens: int = 48) -> None:
+        self.answers, self.prompt_length, self.max_new_tokens = answers, prompt_length, max_new_tokens
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation figures, answers, charts, places."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        console, folder = Console(), Path(trainer.default_root_dir)
+        self._print_results(console, trainer, "val")
+        self._print_answers(console, trainer, pl_module, "validation")
+        charts = draw_charts(folder)
+        console.print(f"run folder  {folder}", highlight=False)
+        if charts is not None:
+            console.print(f"charts      {charts}   (live: tensorboard --logdir {folder})", highlight=False)
+        checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        if checkpoint:
+            console.print(f"checkpoint  {checkpoint}", highlight=False)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Test figures and answers."""
+        if trainer.is_global_zero:
+            console = Console()
+            self._print_results(console, trainer, "test")
+            self._print_answers(console, trainer, pl_module, "test")
+
+    def _print_results(self, console: Console, trainer: Trainer, stage: str) -> None:
+        rows: dict[str, dict[str, float]] = {}
+        for key, value in trainer.callback_metrics.items():
+            if key.startswith(f"{stage}/") and key.count("/") == 2:
+                _, source, figure = key.split("/")
+                rows.setdefault(source, {})[figure] = float(value)
+        if not rows:
+            return
+        figures = ("exact_match", "bits_per_byte", "accuracy", *sorted({f for r in rows.values() for f in r if f.endswith("_loss")}))
+        table = Table(title=f"held-out results ({stage})")
+        for heading in ("source", *figures):
+            table.add_column(heading.replace("_", " "), justify="left" if heading == "source" else "right")
+        for source, values in rows.items():
+            table.add_row(source, *(f"{values[f]:.3f}" if f in values else "" for f in figures))
+        console.print(table)
+
+    def _print_answers(self, console: Console, trainer: Trainer, module: Any, split: str) -> None:
+        sources = getattr(trainer.datamodule, "splits", {}).get(split, {})
+        training = module.training
+        module.eval()
+        for name, source in sources.items():
+            for number in range(min(self.answers, len(source))):
+                index = number * len(source) // self.answers  # spread over the source
+                try:
+                    prompt, expected = self._split(source[index])
+                    answer = module.generate(prompt, max_new_tokens=self.max_new_tokens)
+                except BadSampleError as error:
+                    answer, expected, prompt = f"(skipped: {error})", "", []
+                shown = " ".join(str(item[1]) if item[0] == "text" else f"<{item[0]}>" for item in prompt)
+                console.print(f"[bold]{escape(name)}[/]  {escape(repr(shown))} -> {escape(repr(answer))}", highlight=False)
+                if expected:
+                    console.print(f"    expected {escape(repr(expected))}", highlight=False)
+        module.train(training)
+
+    def _split(self, document: Document) -> tuple[Document, str]:
+        if len(document) > 1 and document[-1][0] == "text":
+            return document[:-1], document[-1][1]
+        if document[0][0] == "text":
+            return [("text", document[0][1][: self.prompt_length])], ""
+        return document, ""
+
+
+def draw_charts(folder: Path) -> Path | None:
+    """Draw `charts.png` of a run from its CSV logs; None where there is nothing to draw."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for key, value in row.items():
+                    if value and "/" in key:
+                        curves.setdefault(key, []).append((int(row["step"]), float(value)))
+    charts = [(title, [key for key in keys if key in curves]) for title, keys in CHARTS]
+    held_out = [key for key in curves if key.startswith("val/") and key.endswith(("bits_per_byte", "exact_match"))]
+    charts = [(title, keys) for title, keys in [*charts, ("held out", held_out)] if keys]
+    if not charts:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 3
+    rows = -(-len(charts) // columns)
+    figure = Figure(figsize=(5 * columns, 3 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (title, keys) in enumerate(charts, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        for key in keys:
+            axes.plot(*zip(*curves[key], strict=True), label=key, marker="." if len(curves[key]) < 20 else None)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if len(keys) > 1 or keys[0].count("/") > 1:
+            axes.legend(fontsize=7)
+    path = folder / "charts.png"
+    figure.savefig(path, dpi=100)
+    return path

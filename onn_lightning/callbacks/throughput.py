@@ -1,0 +1,62 @@
+"""Tokens a second, MFU and the share of time spent waiting for data.
+
+Notable:
+- Counted from shapes on the host: the step is never synchronised for it.
+- MFU (model FLOPs utilisation, Chowdhery et al. 2022, arXiv 2204.02311) compares with the device's
+  bfloat16 or float32 peak where Lightning's table knows it, and with a measured matrix product
+  elsewhere (CPU).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from onn_lightning.batch import Batch
+from onn_lightning.flops import measured_gemm_rate, training_flops
+
+
+class Throughput(Callback):
+    """Logs `train/tokens_per_second`, `train/mfu` and `train/data_wait` every `log_every_n_steps`."""
+
+    def __init__(self) -> None:
+        self._peak = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._start = self._last_end = time.perf_counter()
+        self._tokens, self._flops, self._waited = 0, 0.0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the device's peak and start the clock."""
+        device = pl_module.device
+        half = "16" in str(trainer.precision)
+        known = get_available_flops(device, torch.bfloat16 if half else torch.float32) if device.type == "cuda" else None
+        self._peak = float(known) if known else measured_gemm_rate(device)
+        self._reset()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The time since the last step's end went into loading."""
+        self._waited += time.perf_counter() - self._last_end
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the batch; log at the trainer's rhythm."""
+        self._tokens += batch.num_tokens
+        self._flops += training_flops(pl_module.trunk, pl_module.embedders, pl_module.heads, batch)
+        self._last_end = time.perf_counter()
+        if trainer.global_step % trainer.log_every_n_steps:
+            return
+        seconds = self._last_end - self._start
+        pl_module.log("train/tokens_per_second", self._tokens * trainer.world_size / seconds, prog_bar=True)
+        pl_module.log_dict({"train/mfu": self._flops / seconds / self._peak, "train/data_wait": self._waited / seconds})
+        self._reset()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is no training time."""
+        self._reset()
