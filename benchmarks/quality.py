@@ -82,7 +82,9 @@ class LlamaTrunk(nn.Module):
         from transformers import LlamaConfig, LlamaModel
 
         target = trunk_forward_flops(config, length)
-        self.width = min(range(32, 4096, 2 * config.num_heads), key=lambda w: abs(self.flops(w, config, length) - target))
+        self.width = min(
+            range(32, 4096, 2 * config.num_heads), key=lambda w: abs(self.flops(w, config, length) - target)
+        )
         self.model = LlamaModel(
             LlamaConfig(
                 vocab_size=8,
@@ -98,7 +100,9 @@ class LlamaTrunk(nn.Module):
     @staticmethod
     def flops(width: int, config: TrunkConfig, length: int) -> float:
         """Forward FLOPs of one token."""
-        return config.num_layers * 2 * (4 * width**2 + 3 * width * round(width * 8 / 3) + 2 * width * length / 2)
+        return (
+            config.num_layers * 2 * (4 * width**2 + 3 * width * round(width * 8 / 3) + 2 * width * length / 2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] -> [B, T, width]."""
@@ -137,7 +141,11 @@ def evaluate(model: Model, corpus: Corpus, length: int, rows: int = 16) -> dict[
     """Held-out bits per byte of each language, in windows as long as in training."""
     result = {}
     for language, features in corpus.held_out.items():
-        windows = features[: (len(features) - 1) // length * length + 1].unfold(0, length + 1, length).transpose(1, 2)
+        windows = (
+            features[: (len(features) - 1) // length * length + 1]
+            .unfold(0, length + 1, length)
+            .transpose(1, 2)
+        )
         nats = num_bytes = 0.0
         for batch in windows.split(rows):
             output, _ = model(batch)
@@ -148,12 +156,16 @@ def evaluate(model: Model, corpus: Corpus, length: int, rows: int = 16) -> dict[
     return result
 
 
-def run(arguments: argparse.Namespace, corpus: Corpus, modality: TextModality, **settings: Any) -> dict[str, Any]:
+def run(
+    arguments: argparse.Namespace, corpus: Corpus, modality: TextModality, **settings: Any
+) -> dict[str, Any]:
     """Train one model; returns its settings, figures and time."""
     choice = {"dense": False, "lr": 2e-3, "w_gate": 0.0, "w_kl": 0.0, "normalized": True} | settings
     torch.manual_seed(arguments.seed)
     form = SBLForm(normalized=choice["normalized"], gate=-1.0 if choice["normalized"] else 0.0)
-    config = TrunkConfig(arguments.width, arguments.layers, arguments.width // 48, rope_theta=10_000.0, sbl=form)
+    config = TrunkConfig(
+        arguments.width, arguments.layers, arguments.width // 48, rope_theta=10_000.0, sbl=form
+    )
     model = Model(modality, config, choice["dense"], arguments.length)
     groups = parameter_groups(model)
     optimizer: torch.optim.Optimizer
@@ -164,12 +176,15 @@ def run(arguments: argparse.Namespace, corpus: Corpus, modality: TextModality, *
     warmup = arguments.steps // 20 + 1
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1, (step + 1) / warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / arguments.steps))),
+        lambda step: (
+            min(1, (step + 1) / warmup)
+            * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / arguments.steps)))
+        ),
     )
     start, activation = time.perf_counter(), math.nan
     for windows in batches(corpus, arguments.steps, arguments.rows, arguments.length, arguments.seed):
         output, auxiliary = model(windows)
-        loss = output.loss.mean()
+        loss = output.loss.sum() / len(output.loss)
         if auxiliary is not None:
             activation = auxiliary.activation.mean().item()
             loss = loss + choice["w_gate"] * auxiliary.gate_handle
@@ -198,7 +213,9 @@ def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Train, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=("trunk", "entrance", "gates"), required=True)
     parser.add_argument("--data", type=Path, default=Path("data/quickstart"))
     parser.add_argument("--width", type=int, default=192)
@@ -229,21 +246,42 @@ def main() -> None:
     if arguments.part == "trunk":
         moie = best([record("moie", full, lr=lr) for lr in arguments.lr])
         dense = best([record("dense", full, lr=lr, dense=True) for lr in arguments.lr])
-        summary["moie_over_dense_bits_per_byte"] = moie["bits_per_byte"]["mean"] / dense["bits_per_byte"]["mean"]
+        summary["moie_over_dense_bits_per_byte"] = (
+            moie["bits_per_byte"]["mean"] / dense["bits_per_byte"]["mean"]
+        )
         summary["moie_over_dense_flops"] = moie["trunk_mflops_per_token"] / dense["trunk_mflops_per_token"]
     elif arguments.part == "entrance":
         lr = arguments.lr[len(arguments.lr) // 2]
-        parts = {"characters": (False, False), "+ causal word": (True, False), "+ previous word": (True, True)}
+        parts = {
+            "characters": (False, False),
+            "+ causal word": (True, False),
+            "+ previous word": (True, True),
+        }
         for name, (use_words, use_previous) in parts.items():
-            modality = TextModality(words=words, embedding_size=96, use_words=use_words, use_previous_words=use_previous)
+            modality = TextModality(
+                words=words, embedding_size=96, use_words=use_words, use_previous_words=use_previous
+            )
             summary[name] = record(name, modality, lr=lr)["bits_per_byte"]
     else:
         lr = arguments.lr[len(arguments.lr) // 2]
         for weight in arguments.w_gate:
             entry = record("gates", full, lr=lr, w_gate=weight)
-            summary[f"w_gate {weight}"] = {"bits_per_byte": entry["bits_per_byte"]["mean"], "activation": entry["activation"]}
+            summary[f"w_gate {weight}"] = {
+                "bits_per_byte": entry["bits_per_byte"]["mean"],
+                "activation": entry["activation"],
+            }
     if arguments.json:
-        print(json.dumps({"summary": summary, "runs": runs, "steps": arguments.steps, "threads": torch.get_num_threads()}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "summary": summary,
+                    "runs": runs,
+                    "steps": arguments.steps,
+                    "threads": torch.get_num_threads(),
+                },
+                indent=1,
+            )
+        )
     else:
         print(json.dumps(summary, indent=1))
 

@@ -97,7 +97,7 @@ class TwoPassObserver(SBLObserver):
 
 
 def llama_step(config: TrunkConfig, rows: int, length: int) -> tuple[Callable[[], None], float]:
-    """Forward and backward of transformers' Llama with the trunk's width and, by its feed-forward size, its FLOPs."""
+    """Forward and backward of transformers' Llama of the trunk's width and FLOPs."""
     from transformers import LlamaConfig, LlamaModel
 
     width, layers = config.hidden_size, config.num_layers
@@ -212,7 +212,9 @@ def main() -> None:
     flops = 3 * tokens * trunk_forward_flops(config, arguments.length)
     gemm_rate = [gemm_flops / value for value in seconds["gemm"]]
     trunk_rate = [flops / value for value in seconds["gate"]]
-    memory = {name: statistics.median(peak_memory(arguments, name) for _ in range(3)) for name in ("gate", "plain")}
+    memory = {
+        name: statistics.median(peak_memory(arguments, name) for _ in range(3)) for name in ("gate", "plain")
+    }
     result = {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "width": arguments.width,

@@ -13,6 +13,7 @@ Notable:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +122,7 @@ class Batch:
         """Pin every tensor; `DataLoader(pin_memory=True)` calls this."""
         return self._map(torch.Tensor.pin_memory)
 
-    def _map(self, function: Any) -> Batch:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         def apply(value: Tensor | None) -> Tensor | None:
             return None if value is None else function(value)
 
@@ -131,7 +132,11 @@ class Batch:
             document_ids=function(self.document_ids),
             modalities={
                 name: ModalityTokens(
-                    **{part.name: apply(getattr(tokens, part.name)) for part in dataclasses.fields(tokens)}
+                    features=function(tokens.features),
+                    indices=function(tokens.indices),
+                    positions_2d=apply(tokens.positions_2d),
+                    targets=apply(tokens.targets),
+                    source_indices=apply(tokens.source_indices),
                 )
                 for name, tokens in self.modalities.items()
             },

@@ -17,7 +17,9 @@ RawItem = tuple[str, Any] | tuple[str, Any, bool]
 Document = Sequence[RawItem]
 
 
-def encode_document(document: Document, modalities: Mapping[str, Modality], closed: bool = True) -> list[Segment]:
+def encode_document(
+    document: Document, modalities: Mapping[str, Modality], closed: bool = True
+) -> list[Segment]:
     """Encode every item and add what its modality puts around a document.
 
     Args:

@@ -74,7 +74,9 @@ class HeldOutMetrics(nn.Module):
                 if mixed:
                     sources = batch.modalities[name].source_indices
                     assert sources is not None
-                    updated["exact_match"] = self._add("exact_match", _exact_matches(batch, sources, output.correct))
+                    updated["exact_match"] = self._add(
+                        "exact_match", _exact_matches(batch, sources, output.correct)
+                    )
         return updated
 
     def _add(self, name: str, *values: Tensor) -> Metric:

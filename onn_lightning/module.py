@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -28,7 +29,14 @@ from onn_lightning.batch import Batch
 from onn_lightning.checkpoint import description
 from onn_lightning.held_out import HeldOutMetrics
 from onn_lightning.modality import HeadOutput, Modality
-from onn_lightning.nn import AdditivePositions, KVCache, MoIETrunk, TrunkConfig, TrunkOutput, scatter_embeddings
+from onn_lightning.nn import (
+    AdditivePositions,
+    KVCache,
+    MoIETrunk,
+    TrunkConfig,
+    TrunkOutput,
+    scatter_embeddings,
+)
 from onn_lightning.nn.loss import gaussian_kl, predictive_integrity
 from onn_lightning.optim import default_optimizer, parameter_groups
 
@@ -57,7 +65,7 @@ class OmniModule(LightningModule):
         trunk: shape of the tower.
         modalities: the kinds of data; from a config they are defined once, in `data`, and shared.
         optimizer: makes the optimizer from parameter groups (see `onn_lightning.optim`).
-        warmup_steps: steps over which the learning rate rises linearly from 0.
+        warmup_steps: steps over which the learning rate rises linearly to its peak.
         min_lr_ratio: learning rate at the end of the cosine, as a fraction of its peak.
         loss_weights: weight of each modality's loss in L_main, by name; 1 where absent.
         w_gate: weight of the gate loss.
@@ -67,6 +75,14 @@ class OmniModule(LightningModule):
     Raises:
         ValueError: for two modalities of one name, or a loss weight for an unknown one.
     """
+
+    trunk: MoIETrunk
+    positions: AdditivePositions
+    embedders: nn.ModuleDict
+    heads: nn.ModuleDict
+    loss_weights: Tensor
+    w_gate: Tensor
+    w_kl: Tensor
 
     def __init__(
         self,
@@ -101,8 +117,9 @@ class OmniModule(LightningModule):
         heads = {name: m.build_head(width) for name, m in self.modalities.items()}
         self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
         for name, head in self.heads.items():
-            if hasattr(head, "tie_weights"):
-                head.tie_weights(self.embedders[name])
+            tie_weights = getattr(head, "tie_weights", None)
+            if callable(tie_weights):
+                tie_weights(self.embedders[name])
         weights = [(loss_weights or {}).get(name, 1.0) for name in self.heads]
         self.register_buffer("loss_weights", torch.tensor(weights))
         self.register_buffer("w_gate", torch.tensor(float(w_gate)))
@@ -179,7 +196,9 @@ class OmniModule(LightningModule):
                 "train/surprise": surprise.mean(),
                 "train/gate_loss": torch.stack(gate_losses).sum(),
                 "train/activation_rate": record.activation.mean(),
-                "train/sigma": _mean_over(nn.functional.softplus(sbl.sigma_weight.detach()) for sbl in layers),
+                "train/sigma": _mean_over(
+                    nn.functional.softplus(sbl.sigma_weight.detach()) for sbl in layers
+                ),
                 "train/gate": _mean_over(sbl.gate_param.detach() for sbl in layers),
             }
         )
@@ -211,7 +230,9 @@ class OmniModule(LightningModule):
         place = key.replace("%", "%25").replace(".", "%2E")  # names of modules hold no dots, file names do
         if place not in self.held_out:
             self.held_out[place] = HeldOutMetrics(list(self.heads)).to(self.device)
-        metrics = self.held_out[place].update(batch, outputs)
+        source_metrics = self.held_out[place]
+        assert isinstance(source_metrics, HeldOutMetrics)
+        metrics = source_metrics.update(batch, outputs)
         for name, metric in metrics.items():
             self.log(
                 f"{key}/{name}",
@@ -230,7 +251,7 @@ class OmniModule(LightningModule):
 
     # ---- optimizer -------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over named parameter groups, with linear warm-up and a cosine."""
         optimizer = self.optimizer(parameter_groups(self))
         total = self.trainer.estimated_stepping_batches

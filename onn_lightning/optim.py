@@ -2,21 +2,21 @@
 
 Notable:
 - Groups are named: `matrix` (mean weights and projections: decayed), `sigma`, `embedding`, `vector` (gates,
-  biases, gains: none of them decayed). Any torch optimizer takes them as they are.
+  biases, gains and all that is no matrix: none of them decayed). Any torch optimizer takes them as they are.
 - `MuonAdamW` gives the matrices to torch's Muon and everything else to AdamW, as one optimizer with
   one state, so that schedulers, clipping and checkpoints need not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def default_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def default_optimizer(groups: Iterable[Any]) -> torch.optim.Optimizer:
     """AdamW with the usual settings of language models."""
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 
@@ -30,7 +30,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
             groups["embedding"].append(parameter)
         elif name.endswith("sigma_weight"):
             groups["sigma"].append(parameter)
-        elif parameter.ndim >= 2:
+        elif parameter.ndim == 2:
             groups["matrix"].append(parameter)
         else:
             groups["vector"].append(parameter)

@@ -44,7 +44,7 @@ class RunReport(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation figures, answers, charts, places."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         console, folder = Console(), Path(trainer.default_root_dir)
         self._print_results(console, trainer, "val")
@@ -72,7 +72,8 @@ class RunReport(Callback):
                 rows.setdefault(source, {})[figure] = float(value)
         if not rows:
             return
-        figures = ("exact_match", "bits_per_byte", "accuracy", *sorted({f for r in rows.values() for f in r if f.endswith("_loss")}))
+        losses = sorted({figure for row in rows.values() for figure in row if figure.endswith("_loss")})
+        figures = ("exact_match", "bits_per_byte", "accuracy", *losses)
         table = Table(title=f"held-out results ({stage})")
         for heading in ("source", *figures):
             table.add_column(heading.replace("_", " "), justify="left" if heading == "source" else "right")
@@ -81,7 +82,7 @@ class RunReport(Callback):
         console.print(table)
 
     def _print_answers(self, console: Console, trainer: Trainer, module: Any, split: str) -> None:
-        sources = getattr(trainer.datamodule, "splits", {}).get(split, {})
+        sources = getattr(getattr(trainer, "datamodule", None), "splits", {}).get(split, {})
         training = module.training
         module.eval()
         for name, source in sources.items():
@@ -93,9 +94,10 @@ class RunReport(Callback):
                 except BadSampleError as error:
                     answer, expected, prompt = f"(skipped: {error})", "", []
                 shown = " ".join(str(item[1]) if item[0] == "text" else f"<{item[0]}>" for item in prompt)
-                console.print(f"[bold]{escape(name)}[/]  {escape(repr(shown))} -> {escape(repr(answer))}", highlight=False)
-                if expected:
-                    console.print(f"    expected {escape(repr(expected))}", highlight=False)
+                line = f"[bold]{escape(name)}[/]  {escape(repr(shown))} -> {escape(repr(answer))}"
+                console.print(
+                    line + (f"   (is {escape(repr(expected))})" if expected else ""), highlight=False
+                )
         module.train(training)
 
     def _split(self, document: Document) -> tuple[Document, str]:
@@ -116,7 +118,8 @@ def draw_charts(folder: Path) -> Path | None:
                     if value and "/" in key:
                         curves.setdefault(key, []).append((int(row["step"]), float(value)))
     charts = [(title, [key for key in keys if key in curves]) for title, keys in CHARTS]
-    held_out = [key for key in curves if key.startswith("val/") and key.endswith(("bits_per_byte", "exact_match"))]
+    figures = ("bits_per_byte", "exact_match")
+    held_out = [key for key in curves if key.startswith("val/") and key.endswith(figures)]
     charts = [(title, keys) for title, keys in [*charts, ("held out", held_out)] if keys]
     if not charts:
         return None
@@ -130,7 +133,9 @@ def draw_charts(folder: Path) -> Path | None:
     for place, (title, keys) in enumerate(charts, start=1):
         axes = figure.add_subplot(rows, columns, place)
         for key in keys:
-            axes.plot(*zip(*curves[key], strict=True), label=key, marker="." if len(curves[key]) < 20 else None)
+            axes.plot(
+                *zip(*curves[key], strict=True), label=key, marker="." if len(curves[key]) < 20 else None
+            )
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)

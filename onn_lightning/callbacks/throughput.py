@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from onn_lightning.batch import Batch
 from onn_lightning.flops import measured_gemm_rate, training_flops
+from onn_lightning.module import OmniModule
 
 
 class Throughput(Callback):
@@ -34,12 +35,14 @@ class Throughput(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the device's peak and start the clock."""
         device = pl_module.device
-        half = "16" in str(trainer.precision)
-        known = get_available_flops(device, torch.bfloat16 if half else torch.float32) if device.type == "cuda" else None
+        dtype = torch.bfloat16 if "16" in str(trainer.precision) else torch.float32
+        known = get_available_flops(device, dtype) if device.type == "cuda" else None
         self._peak = float(known) if known else measured_gemm_rate(device)
         self._reset()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
         """The time since the last step's end went into loading."""
         self._waited += time.perf_counter() - self._last_end
 
@@ -48,13 +51,15 @@ class Throughput(Callback):
     ) -> None:
         """Count the batch; log at the trainer's rhythm."""
         self._tokens += batch.num_tokens
+        assert isinstance(pl_module, OmniModule)
         self._flops += training_flops(pl_module.trunk, pl_module.embedders, pl_module.heads, batch)
         self._last_end = time.perf_counter()
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return
         seconds = self._last_end - self._start
         pl_module.log("train/tokens_per_second", self._tokens * trainer.world_size / seconds, prog_bar=True)
-        pl_module.log_dict({"train/mfu": self._flops / seconds / self._peak, "train/data_wait": self._waited / seconds})
+        pl_module.log("train/mfu", self._flops / seconds / self._peak)
+        pl_module.log("train/data_wait", self._waited / seconds)
         self._reset()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

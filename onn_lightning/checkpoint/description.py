@@ -176,5 +176,5 @@ def _make(entry: Mapping[str, Any], path: str | Path, packages: tuple[str, ...])
         ) from error
     if not (isinstance(modality_class, type) and issubclass(modality_class, Modality)):
         raise CheckpointError(f"{path} names {entry['class_path']}, which is not a Modality")
-    assets = {name: bytes(content.numpy()) for name, content in entry["assets"].items()}
+    assets = {name: bytes(content.cpu().numpy()) for name, content in entry["assets"].items()}
     return modality_class.from_assets(entry["init_args"], assets)

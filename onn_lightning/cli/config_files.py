@@ -96,22 +96,26 @@ class Place:
         line: counted from 1.
         keys: the way there as written in the file: `modalities[0]` for an element of a list, and
             without the `init_args` that a reader of the file would not find.
+        value: what is written there, where it is a scalar.
     """
 
     line: int
     keys: tuple[str, ...]
+    value: str | None
 
 
-def locate(path: Path, keys: Sequence[str]) -> Place | None:
+def locate(path: Path, keys: Sequence[str], value: str | None = None) -> Place | None:
     """Place of a nested key in a config file, None where the file does not have it.
 
     Args:
         path: the file.
-        keys: from the top, without list indices: elements are searched through, each in turn.
-            `init_args` on the way may be missing in the file.
+        keys: from the top, as a message names them: without list indices and without the names of
+            dictionary entries, which are searched through; `init_args` may be missing in the file.
+        value: of several such places, take one where this is written.
     """
     node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    return next(_places(node, list(keys), ()), None) if node is not None else None
+    places = list(_places(node, list(keys), ())) if node is not None else []
+    return next((place for place in places if place.value == value), places[0] if places else None)
 
 
 def _places(node: yaml.Node, keys: list[str], way: tuple[str, ...]) -> Iterator[Place]:
@@ -119,15 +123,19 @@ def _places(node: yaml.Node, keys: list[str], way: tuple[str, ...]) -> Iterator[
         for index, element in enumerate(node.value):
             yield from _places(element, keys, (*way[:-1], f"{way[-1]}[{index}]") if way else ())
     elif isinstance(node, yaml.MappingNode):
-        values = {key.value: (key, value) for key, value in node.value}
-        if keys[0] in values:
-            key, value = values[keys[0]]
-            if len(keys) == 1:
-                yield Place(key.start_mark.line + 1, (*way, keys[0]))
-            else:
+        entries = {key.value: (key, value) for key, value in node.value}
+        if keys[0] in entries:
+            key, value = entries[keys[0]]
+            if len(keys) > 1:
                 yield from _places(value, keys[1:], (*way, keys[0]))
+            else:
+                scalar = value.value if isinstance(value, yaml.ScalarNode) else None
+                yield Place(key.start_mark.line + 1, (*way, keys[0]), scalar)
         elif keys[0] == "init_args" and len(keys) > 1:
             yield from _places(node, keys[1:], way)
+        elif way:  # at the top every key is known by name
+            for name, (_, value) in entries.items():
+                yield from _places(value, keys, (*way, str(name)))
 
 
 def _refuse_duplicates(path: Path, node: yaml.Node) -> None:

@@ -23,6 +23,7 @@ from types import TracebackType
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 # What torch says of a checkpoint, and what it means for whoever gave the file.
 _OF_TORCH = {

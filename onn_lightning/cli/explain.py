@@ -65,7 +65,8 @@ def explain(message: str, configs: Sequence[Path], arguments: Sequence[str], opt
     """
     mistake = find_mistake(message)
     keys, reason = _reason(mistake, list(options))
-    where, keys = _place(keys, configs, arguments)
+    value = mistake.class_path if keys[-1:] == ["class_path"] else mistake.given
+    where, keys = _place(keys, value, configs, arguments)
     return "".join((where, f"{'.'.join(keys)}: " if keys else "", reason))
 
 
@@ -90,6 +91,8 @@ def find_mistake(message: str) -> Mistake:
             continue
         else:
             leaf = re.sub(r"\.? Got value: (Namespace\(|\{).*$", "", line.removeprefix("- "))
+            if match := re.search(r"\. Got value: (.*)$", leaf):
+                return Mistake(tuple(keys), class_path, leaf, match[1])
             values = [
                 line.removeprefix("Given value: ") for line in pending if line.startswith("Given value: ")
             ]
@@ -115,7 +118,7 @@ def _reason(mistake: Mistake, options: list[str]) -> tuple[list[str], str]:
             return _unknown_key(keys, option, mistake.class_path)
         what = "unknown option" if match[1].startswith("-") else "unexpected argument"
         return [], f"{what} '{match[1]}'{_nearest_option(option, options, prefix='--')}"
-    if match := re.match(r"module '(.+)' has no attribute '(.+)'", leaf):
+    if match := re.match(r"module '([^']+)' has no attribute '([^']+)'", leaf):
         hint = nearest(match[2], _names_in(match[1]))
         return _class_key(keys), f"no '{match[2]}' in module {match[1]}{hint}"
     if match := re.match(r"No module named '([^']+)'", leaf):
@@ -135,8 +138,8 @@ def _reason(mistake: Mistake, options: list[str]) -> tuple[list[str], str]:
         hints = [f"'{key}'{hint}" for key in wrong if (hint := nearest(key, known))]
         found = f": unknown key {hints[0]}" if hints else ""
         return keys, f"expected class_path and init_args of a {match[1]}{found}"
-    if match := re.match(r"Expected an? (.+?)(?:\. Got value: (.*))?$", leaf):
-        given = match[2] or re.sub(r"^NestedArg\(.*val='(.*)'\)$", r"\1", mistake.given)
+    if match := re.match(r"Expected an? (.+?)(?:\. Got value: .*)?$", leaf):
+        given = re.sub(r"^NestedArg\(.*val='(.*)'\)$", r"\1", mistake.given)
         is_scalar = given and not given.startswith(("{", "[", "Namespace("))  # others belong to an outer key
         got = f", got '{given[:80]}'" if is_scalar else ""
         return keys, f"expected {_type_name(match[1])}{got}"
@@ -200,7 +203,9 @@ def _type_name(text: str) -> str:
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
 
 
-def _place(keys: list[str], configs: Sequence[Path], arguments: Sequence[str]) -> tuple[str, list[str]]:
+def _place(
+    keys: list[str], value: str, configs: Sequence[Path], arguments: Sequence[str]
+) -> tuple[str, list[str]]:
     """`file:line: ` of the key (or that the command line has it), and the way to it as written there."""
     if not keys:
         return "", keys
@@ -210,7 +215,7 @@ def _place(keys: list[str], configs: Sequence[Path], arguments: Sequence[str]) -
         if argument.startswith("--") and [key for key in option if key != "init_args"] == flat:
             return "command line: ", keys
     for config in reversed(configs):
-        place = locate(config, keys)
+        place = locate(config, keys, value)
         if place is not None:
             return f"{config}:{place.line}: ", list(place.keys)
     return "", keys

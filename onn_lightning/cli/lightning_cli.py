@@ -24,11 +24,12 @@ import jsonargparse
 from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from onn_lightning import __version__
 from onn_lightning.cli.config_files import bundled_list, check_config, find_config
-from onn_lightning.cli.errors import EXIT_INTERRUPTED, UsageError
+from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.run_folder import (
     CHECKPOINTS,
@@ -36,6 +37,7 @@ from onn_lightning.cli.run_folder import (
     SaveRunConfig,
     default_callbacks,
     default_loggers,
+    is_complete,
     newest_checkpoint,
 )
 
@@ -172,7 +174,10 @@ class OmniCLI(LightningCLI):
                     f"no checkpoint in {self.run_folder / CHECKPOINTS}: train first (onn fit), "
                     "name the run (--run) or the file (--ckpt_path)"
                 )
-        elif self._verb == "fit" and self._checkpoint is None and not config.trainer.fast_dev_run:
+        elif self._checkpoint is not None:
+            if Path(self._checkpoint).exists() and not is_complete(Path(self._checkpoint)):
+                raise ValueError(f"--ckpt_path {self._checkpoint}: the checkpoint is damaged or incomplete")
+        elif self._verb == "fit" and not config.trainer.fast_dev_run:
             self._refuse_to_mix_runs()
 
     @rank_zero_only
@@ -234,6 +239,8 @@ class OmniCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
+        except SIGTERMException:
+            raise SystemExit(EXIT_TERMINATED) from None
         except SystemExit:
             if self.trainer.interrupted:  # Lightning turns Ctrl-C into exit 1
                 raise SystemExit(EXIT_INTERRUPTED) from None

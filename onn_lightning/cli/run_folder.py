@@ -36,7 +36,7 @@ def default_loggers(folder: Path) -> list[Logger]:
 
 
 def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> list[Callback]:
-    """Progress bar, checkpoints, throughput and report, where the config neither brings its own nor forbids it.
+    """Progress bar, checkpoints, throughput and report, where the config has no own and forbids none.
 
     Args:
         given: callbacks of the config.
@@ -63,12 +63,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
         folder: the run folder.
     """
     found = (folder / CHECKPOINTS).glob("*.ckpt")
-    complete = [path for path in found if _is_complete(path)]
+    complete = [path for path in found if is_complete(path)]
     # last.ckpt is written right after the numbered checkpoint of the same step: later name breaks the tie
     return max(complete, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
 
 
-def _is_complete(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
     if path.is_dir():  # sharded: its index is written last
         return (path / ".metadata").is_file()
     return zipfile.is_zipfile(path)  # torch writes zip files, whose directory stands at the end

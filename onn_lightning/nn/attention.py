@@ -45,10 +45,10 @@ class KVCache:
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, H, t, d] new keys and values; returns all of them, [B, H, T, d]."""
         start, end = self._used[layer], self._used[layer] + keys.shape[2]
-        self._keys[layer] = self._write(self._keys[layer], keys, start, end)
-        self._values[layer] = self._write(self._values[layer], values, start, end)
+        all_keys = self._keys[layer] = self._write(self._keys[layer], keys, start, end)
+        all_values = self._values[layer] = self._write(self._values[layer], values, start, end)
         self._used[layer] = end
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        return all_keys[:, :, :end], all_values[:, :, :end]
 
     @staticmethod
     def _write(store: Tensor | None, new: Tensor, start: int, end: int) -> Tensor:
@@ -91,12 +91,14 @@ class DynSIHA(nn.Module):
         self.num_kv_heads = num_kv_heads or num_heads
         if head_dim is None and hidden_size % num_heads:
             raise ValueError(
-                f"hidden_size {hidden_size} is not divisible by num_heads {num_heads}: change one, or set head_dim"
+                f"hidden_size {hidden_size} is not divisible by num_heads {num_heads}: "
+                "change one, or set head_dim"
             )
         self.head_dim = head_dim or hidden_size // num_heads
         if self.head_dim % 2 or self.head_dim > hidden_size:
             raise ValueError(
-                f"head_dim is {self.head_dim}: it must be even (rotary pairs) and at most hidden_size {hidden_size}"
+                f"head_dim is {self.head_dim}: it must be even (rotary pairs) and at most "
+                f"hidden_size {hidden_size}"
             )
         if num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {num_heads}")
@@ -126,7 +128,9 @@ class DynSIHA(nn.Module):
             [B, T, D].
         """
         observer = observer or SBLObserver()
-        heads = observer(self.qkv, x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H + 2 KV, T, d]
+        heads = (
+            observer(self.qkv, x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        )  # [B, H + 2 KV, T, d]
         q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
         if self.normalized:
             q, k = rms_normalize(q), rms_normalize(k)

@@ -11,8 +11,6 @@ Notable:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -89,7 +87,7 @@ class PatchEmbedder(nn.Module):
         return rotate_2d(self.projection(features), positions_2d, self.theta)
 
 
-def scatter_embeddings(batch: Batch, embedders: Mapping[str, nn.Module], hidden_size: int) -> Tensor:
+def scatter_embeddings(batch: Batch, embedders: nn.ModuleDict, hidden_size: int) -> Tensor:
     """Embed every modality's tokens and place them into the rows.
 
     Args:

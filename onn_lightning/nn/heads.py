@@ -33,8 +33,10 @@ class CharacterHead(nn.Module):
         super().__init__()
         width = embedding_size or hidden_size
         if num_bytes.shape != (vocab_size,):
-            raise ValueError(f"num_bytes has shape {tuple(num_bytes.shape)}, the vocabulary {vocab_size} symbols")
-        self.weight = nn.Parameter(torch.zeros(vocab_size, width))
+            raise ValueError(
+                f"num_bytes has shape {tuple(num_bytes.shape)}, the vocabulary {vocab_size} symbols"
+            )
+        self.weight: Tensor = nn.Parameter(torch.zeros(vocab_size, width))
         self.projection = nn.Linear(hidden_size, width, bias=False)
         nn.init.normal_(self.projection.weight, std=hidden_size**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(width**-0.5))

@@ -48,7 +48,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss[chunk] = log_normalizer[chunk] - chosen
             if grad_hidden is not None and grad_weight is not None:
                 probabilities = exponentials.div_(total[:, None])
-                _accumulate(probabilities, targets[chunk], None, hidden[chunk], weight, grad_hidden[chunk], grad_weight)
+                _accumulate(
+                    probabilities,
+                    targets[chunk],
+                    None,
+                    hidden[chunk],
+                    weight,
+                    grad_hidden[chunk],
+                    grad_weight,
+                )
         ctx.save_for_backward(hidden, weight, targets, log_normalizer, grad_hidden, grad_weight)
         ctx.mark_non_differentiable(entropy, best)
         return loss, entropy, best
@@ -65,7 +73,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = (hidden[chunk] @ weight.T).to(log_normalizer.dtype)
             probabilities = logits.sub_(log_normalizer[chunk, None]).exp_()
             _accumulate(
-                probabilities, targets[chunk], grad_loss[chunk], hidden[chunk], weight, grad_hidden[chunk], grad_weight
+                probabilities,
+                targets[chunk],
+                grad_loss[chunk],
+                hidden[chunk],
+                weight,
+                grad_hidden[chunk],
+                grad_weight,
             )
         return grad_hidden, grad_weight.to(weight.dtype), None
 
@@ -129,7 +143,9 @@ def gaussian_kl(weights: Iterable[tuple[Tensor, Tensor]], prior_std: Tensor) -> 
     return total / max(count, 1)
 
 
-def predictive_integrity(main_loss: Tensor, tau: Tensor, surprise: Tensor, alpha: float, gamma: float) -> Tensor:
+def predictive_integrity(
+    main_loss: Tensor, tau: Tensor, surprise: Tensor, alpha: float, gamma: float
+) -> Tensor:
     """PI = exp(-alpha * (L_main / tau + gamma * mean surprise)), in (0, 1].
 
     Args:

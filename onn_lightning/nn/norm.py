@@ -19,7 +19,9 @@ from torch import Tensor
 class _RMSNormalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        norm = torch.linalg.vector_norm(
+            x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+        )
         scale = (norm.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)  # [..., 1]
         y = x * scale
         ctx.save_for_backward(y, scale)

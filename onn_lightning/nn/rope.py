@@ -42,7 +42,9 @@ class YarnScaling:
 
     def __post_init__(self) -> None:
         if self.factor < 1:
-            raise ValueError(f"YarnScaling.factor is {self.factor}: it must be >= 1 (new window / native window)")
+            raise ValueError(
+                f"YarnScaling.factor is {self.factor}: it must be >= 1 (new window / native window)"
+            )
         if self.beta_fast <= self.beta_slow:
             raise ValueError(
                 f"YarnScaling needs beta_fast > beta_slow, got {self.beta_fast} <= {self.beta_slow}"

@@ -81,18 +81,20 @@ class _SparseBayesianFunction(torch.autograd.Function):
             surprise = torch.linalg.vector_norm(grad_y, dim=0, dtype=statistics_type)  # [N]
         grad_pre = torch.empty_like(pre)  # [M, 2N]
         grad_scores, grad_values = grad_pre.chunk(2, dim=-1)
-        torch.mul(grad_y, F.relu(scores), out=grad_values)
-        fired_grad = grad_y * (scores > 0)
+        fired_grad = torch.ops.aten.threshold_backward(grad_y, scores, 0)  # G where the neuron fired
+        torch.mul(fired_grad, scores, out=grad_values)
         torch.mul(fired_grad, values, out=grad_scores)
         grad_x = grad_pre @ weight if ctx.needs_input_grad[0] else None  # before the injection: x stays clean
 
         if grad_handle is not None and surprise is not None:
-            # L_gate = sum_i -p_i log p_i, p_i = S_i / stopgrad(sum_j S_j); dS_i/dw_ti = G_ti^2 / S_i where fired
+            # L_gate = sum_i -p_i log p_i, p_i = S_i / stopgrad(sum_j S_j),
+            # dS_i/dw_ti = G_ti^2 / S_i where the neuron fired
             total = surprise.sum()
             p = surprise / total
             pull = torch.where(surprise > 0, (-p.log() - 1) / (total * surprise), 0.0) * grad_handle  # [N]
             largest = torch.finfo(grad_y.dtype).max  # where S underflows G^2 is 0, and 0 * inf would be NaN
-            grad_scores.addcmul_(fired_grad.mul_(grad_y), pull.clamp(-largest, largest).to(grad_y.dtype))
+            fired_grad.mul_(pull.clamp(-largest, largest).to(grad_y.dtype))
+            grad_scores.addcmul_(fired_grad, grad_y)
         grad_weight = grad_pre.mT @ x if ctx.needs_input_grad[1] else None
         grad_bias = grad_pre.sum(dim=0) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias, surprise if ctx.needs_input_grad[3] else None
@@ -157,7 +159,9 @@ class SparseBayesianLinear(nn.Module):
             surprise: [N] zeros that require grad, a leaf or a part of one, which receives S as its
                 gradient; None: a leaf is made.
         """
-        weight = torch.cat((self.mu_weight * F.softplus(self.sigma_weight) * self.score_scale, self.mu_weight))
+        weight = torch.cat(
+            (self.mu_weight * F.softplus(self.sigma_weight) * self.score_scale, self.mu_weight)
+        )
         bias = torch.cat((-self.gate_param, self.mu_bias))
         if surprise is None:
             statistics_type = torch.promote_types(self.mu_weight.dtype, torch.float32)

@@ -92,7 +92,12 @@ class Block(nn.Module):
         super().__init__()
         output_scale = (2 * config.num_layers) ** -0.5
         self.attention = DynSIHA(
-            config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim, config.sbl, output_scale
+            config.hidden_size,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            config.sbl,
+            output_scale,
         )
         self.moie = MoIE(config.hidden_size, config.feed_forward_size, config.sbl, output_scale)
 
@@ -121,11 +126,17 @@ class MoIETrunk(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.rotary = RotaryPositions(self.blocks[0].attention.head_dim, config.rope_theta, config.yarn)
+        head_dim = next(self._typed_blocks()).attention.head_dim
+        self.rotary = RotaryPositions(head_dim, config.rope_theta, config.yarn)
+
+    def _typed_blocks(self) -> Iterator[Block]:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
 
     def sbl_layers(self) -> Iterator[tuple[str, SparseBayesianLinear]]:
         """(name, layer) of every SBL, in the order in which a forward pass calls them."""
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self._typed_blocks()):
             yield f"{index}.attention.qkv", block.attention.qkv
             yield f"{index}.attention.output", block.attention.output
             yield f"{index}.moie.up", block.moie.up

@@ -1,103 +1,86 @@
-"""For tests of the command line: a model, data and a modality of a few numbers, chosen by class path."""
+"""For tests of the command line: a kind of data, a source of it and a model that is interrupted."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from onn_lightning.batch import Segment
-from onn_lightning.modality import BadSampleError, Modality
-
-
-@dataclass(frozen=True)
-class Rotary:
-    factor: float = 1.0
+from datamodules import Source
+from onn_lightning import Batch, Modality, OmniModule, Segment
+from onn_lightning.document import Document
+from onn_lightning.modality import BadSampleError
 
 
-@dataclass(frozen=True)
-class Trunk:
-    hidden_size: int = 8
-    num_layers: int = 1
-    rotary: Rotary | None = None
+class Regression(nn.Module):
+    """Squared error of the next number."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.read = nn.Linear(hidden_size, 1)
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return (self.read(hidden) - targets).square().mean(-1)
 
 
 class Sensor(Modality):
+    """A 1-D series of numbers, one token each."""
+
     name = "sensor"
 
-    def __init__(self, width: int = 3) -> None:
-        if width < 1:
-            raise ValueError(f"Sensor: width is {width}, it must be at least 1")
-        self.width = width
+    def __init__(self, scale: float = 1.0) -> None:
+        if scale <= 0:
+            raise ValueError(f"Sensor: scale is {scale}, it must be positive")
+        self.scale = scale
 
     def encode(self, raw: Any) -> Segment:
-        return Segment(self.name, torch.tensor(raw))
+        values = torch.tensor(raw)[:, None] * self.scale
+        return Segment(self.name, values, targets=values)
 
     def build_embedder(self, hidden_size: int) -> nn.Module:
-        return nn.Linear(self.width, hidden_size)
+        return nn.Linear(1, hidden_size)
 
-    def build_head(self, hidden_size: int) -> nn.Module | None:
-        return None
+    def build_head(self, hidden_size: int) -> nn.Module:
+        return Regression(hidden_size)
 
 
-class Data(LightningDataModule):
-    def __init__(self, modalities: list[Modality], num_rows: int = 8, damaged: str = "") -> None:
-        super().__init__()
-        self.modalities = modalities
-        self.num_rows = num_rows
+class Waves(Source):
+    """Sixteen sine waves, or none that can be read."""
+
+    def __init__(self, damaged: str = "", weight: float = 1.0) -> None:
+        super().__init__(weight)
         self.damaged = damaged
 
-    def _loader(self) -> DataLoader[Tensor]:
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> Document:
         if self.damaged:
             raise BadSampleError(f"{self.damaged}: truncated;\nfetch it again")
-        rows = torch.randn(self.num_rows, 3, generator=torch.Generator().manual_seed(0))
-        return DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
+        return [("sensor", torch.sin(torch.arange(12) * (index + 1) / 5).tolist())]
 
-    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = _loader
+    def describe(self, index: int) -> str:
+        return f"wave {index}"
+
+    def indices_with(self, modality: str) -> Iterator[int]:
+        return iter(range(16) if modality == "sensor" else ())
 
 
-class Model(LightningModule):
-    def __init__(
-        self,
-        trunk: Trunk,
-        modalities: list[Modality],
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup_steps: int = 100,
-        interrupt_at_step: int | None = None,
-    ) -> None:
-        super().__init__()
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {warmup_steps}: give 0 or more")
-        self.trunk = trunk
-        self.modalities = modalities
-        self.optimizer = optimizer
-        self.warmup_steps = warmup_steps
-        self.interrupt_at_step = interrupt_at_step
-        self.embedder = modalities[0].build_embedder(trunk.hidden_size)
+class Interrupted(OmniModule):
+    """Receives a signal in the middle of a step."""
 
-    def training_step(self, batch: Tensor) -> Tensor:
-        if self.global_step == self.interrupt_at_step:
-            raise KeyboardInterrupt
-        loss = self.embedder(batch).square().mean()
-        self.log("train/loss", loss)
-        return loss
+    def __init__(self, at_step: int, number: int = signal.SIGINT.value, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.at_step, self.number = at_step, number
 
-    def validation_step(self, batch: Tensor) -> None:
-        self.log("val/loss", self.embedder(batch).square().mean())
-
-    def test_step(self, batch: Tensor) -> None:
-        self.log("test/loss", self.embedder(batch).square().mean())
-
-    def predict_step(self, batch: Tensor) -> Tensor:
-        return self.embedder(batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.parameters())
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.global_step == self.at_step:
+            signal.raise_signal(self.number)
+        return super().training_step(batch, batch_idx)
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,38 @@
-"""The `onn` command in this process, with the stand-in model and data as base classes."""
+"""The `onn` command in this process, on a model and data of a few numbers."""
 
 from __future__ import annotations
 
 import copy
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cli_standins
 import pytest
 import yaml
 from cli_standins import Outcome
 
-from onn_lightning.cli import lightning_cli
 from onn_lightning.cli.main import main
 
+WAVES = {"waves": {"class_path": "cli_standins.Waves"}}
 TINY_CONFIG: dict[str, Any] = {
     "model": {
-        "class_path": "cli_standins.Model",
+        "class_path": "onn_lightning.OmniModule",
         "init_args": {
-            "trunk": {"hidden_size": 4},
+            "trunk": {"hidden_size": 8, "num_layers": 1, "num_heads": 2},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
         },
     },
     "data": {
-        "class_path": "cli_standins.Data",
-        "init_args": {"modalities": [{"class_path": "cli_standins.Sensor", "init_args": {"width": 3}}]},
+        "class_path": "datamodules.OmniDataModule",
+        "init_args": {
+            "modalities": [{"class_path": "cli_standins.Sensor", "init_args": {"scale": 0.5}}],
+            **{split: WAVES for split in ("train", "validation", "test", "predict")},
+            "row_length": 32,
+            "rows_per_batch": 2,
+            "batches_per_epoch": 4,
+        },
     },
     "trainer": {
         "max_epochs": 1,
@@ -34,17 +40,26 @@ TINY_CONFIG: dict[str, Any] = {
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "log_every_n_steps": 1,
+        "callbacks": [{"class_path": "onn_lightning.callbacks.RunReport", "init_args": {"answers": 0}}],
     },
 }
+
+
+class WithoutAliases(yaml.SafeDumper):
+    """Writes shared parts out, as a person would."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty current folder; Lightning's changes to this process are undone."""
     monkeypatch.chdir(tmp_path)
-    interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield tmp_path
-    signal.signal(signal.SIGINT, interrupt)  # Lightning ignores it after the first one
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # Lightning ignores SIGINT after the first one
 
 
 @pytest.fixture
@@ -53,11 +68,7 @@ def onn(
 ) -> Callable[..., Outcome]:
     """`onn("fit", "--config", ...)` -> Outcome."""
     monkeypatch.delenv("ONN_DEBUG", raising=False)
-
-    def standin_main(arguments: list[str]) -> int:
-        return lightning_cli.run(arguments, cli_standins.Model, cli_standins.Data)
-
-    monkeypatch.setattr(lightning_cli, "main", standin_main)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the current folder
 
     def run(*arguments: str) -> Outcome:
         capsys.readouterr()
@@ -85,7 +96,7 @@ def write_config(folder: Path) -> Callable[..., str]:
                 node[int(last)] = value
             else:
                 node[last] = value
-        (folder / name).write_text(yaml.safe_dump(config, sort_keys=False))
+        (folder / name).write_text(yaml.dump(config, Dumper=WithoutAliases, sort_keys=False))
         return name
 
     return write

@@ -26,9 +26,9 @@ CONFIG_MISTAKES: list[tuple[str, Any, str]] = [
         "model.init_args.trunk.hiden_size: unknown key (did you mean 'hidden_size'?)",
     ),
     (
-        "model.init_args.trunk.rotary",
+        "model.init_args.trunk.yarn",
         {"facter": 2},
-        "model.init_args.trunk.rotary.facter: unknown key (did you mean 'factor'?)",
+        "model.init_args.trunk.yarn.facter: unknown key (did you mean 'factor'?)",
     ),
     (
         "model.init_args.trunk.hidden_size",
@@ -37,12 +37,12 @@ CONFIG_MISTAKES: list[tuple[str, Any, str]] = [
     ),
     (
         "model.class_path",
-        "cli_standins.Modul",
-        "model.class_path: no 'Modul' in module cli_standins (did you mean 'Model'?)",
+        "onn_lightning.OmniModul",
+        "model.class_path: no 'OmniModul' in module onn_lightning (did you mean 'OmniModule'?)",
     ),
     (
         "model.class_path",
-        "cli_standin.Model",
+        "cli_standin.Interrupted",
         "model.class_path: no module named 'cli_standin' (did you mean 'cli_standins'?)",
     ),
     (
@@ -53,13 +53,13 @@ CONFIG_MISTAKES: list[tuple[str, Any, str]] = [
     (
         "model.class_path",
         "cli_standins.Sensor",
-        "model.class_path: 'cli_standins.Sensor' is not a kind of Model",
+        "model.class_path: 'cli_standins.Sensor' is not a kind of OmniModule",
     ),
     ("model.clas_path", "x", "unknown key 'clas_path' (did you mean 'class_path'?)"),
     (
-        "data.init_args.modalities.0.init_args.widht",
+        "data.init_args.modalities.0.init_args.scael",
         3,
-        "data.init_args.modalities[0].init_args.widht: unknown key (did you mean 'width'?)",
+        "data.init_args.modalities[0].init_args.scael: unknown key (did you mean 'scale'?)",
     ),
     (
         "data.init_args.modalities.0.class_path",
@@ -67,9 +67,14 @@ CONFIG_MISTAKES: list[tuple[str, Any, str]] = [
         "data.init_args.modalities[0].class_path: no 'Sensr' in module cli_standins (did you mean 'Sensor'?)",
     ),
     (
-        "data.init_args.modalities.0.init_args.width",
+        "data.init_args.modalities.0.init_args.scale",
         "wide",
-        "data.init_args.modalities[0].init_args.width: expected int, got 'wide'",
+        "data.init_args.modalities[0].init_args.scale: expected float, got 'wide'",
+    ),
+    (
+        "data.init_args.train.waves.class_path",
+        "datamodules.TextFile",
+        "train.waves.class_path: no 'TextFile' in module datamodules (did you mean 'TextFiles'?)",
     ),
     (
         "model.init_args.optimizer.class_path",
@@ -114,6 +119,17 @@ def test_a_mistake_in_a_config_is_one_line_with_file_line_and_nearest_name(
     assert outcome.code == 2
     assert expected in outcome.error_line
     assert outcome.error_line.startswith("tiny.yaml:")
+
+
+def test_of_several_modalities_and_sources_the_wrong_one_is_named(
+    onn: Callable[..., Outcome], write_config: Callable[..., str]
+) -> None:
+    sensor, wrong = {"class_path": "cli_standins.Sensor"}, {"class_path": "cli_standins.Sensr"}
+    outcome = onn("fit", "--config", write_config(changes={"data.init_args.modalities": [sensor, wrong]}))
+    assert "data.init_args.modalities[1].class_path: no 'Sensr'" in outcome.error_line
+    sources = {"a": {"class_path": "cli_standins.Waves"}, "b": {"class_path": "cli_standins.Waved"}}
+    outcome = onn("fit", "--config", write_config(changes={"data.init_args.train": sources}))
+    assert "data.init_args.train.b.class_path: no 'Waved'" in outcome.error_line
 
 
 @pytest.mark.parametrize("key", ["model", "data", "data.init_args.modalities"])

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_standins import Outcome
@@ -76,21 +77,27 @@ def test_a_mistyped_option_of_fetch_is_one_line(onn: Onn) -> None:
     assert "did you mean 'quickstart'" in onn("fetch", "quickstar").error_line
 
 
-def test_a_damaged_sample_is_one_line_and_exit_1(onn: Onn, write_config: Callable[..., str]) -> None:
-    config = write_config(changes={"data.init_args.damaged": "seven.png"})
+def test_data_that_cannot_be_read_is_one_line_and_exit_1(onn: Onn, write_config: Callable[..., str]) -> None:
+    config = write_config(changes={"data.init_args.train.waves.init_args.damaged": "seven.wav"})
     outcome = onn("fit", "--config", config)
-    assert (outcome.code, outcome.error_line) == (1, "seven.png: truncated; fetch it again")
+    assert outcome.code == 1
+    assert outcome.error_line.endswith("seven.wav: truncated; fetch it again")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "stated"),
     [
-        ("data.init_args.modalities.0.init_args.width", 0, "Sensor: width is 0, it must be at least 1"),
-        ("model.init_args.warmup_steps", -1, "warmup_steps is -1: give 0 or more"),
+        ("data.init_args.modalities.0.init_args.scale", 0, "Sensor: scale is 0.0, it must be positive"),
+        ("data.init_args.row_length", 1, "`row_length` must be at least 2, got 1"),
+        (
+            "model.init_args.loss_weights",
+            {"vidio": 1},
+            "loss_weights names ['vidio'], the run has ['sensor']",
+        ),
     ],
 )
 def test_what_a_constructor_says_against_its_arguments_is_the_line(
-    onn: Onn, write_config: Callable[..., str], key: str, value: int, stated: str
+    onn: Onn, write_config: Callable[..., str], key: str, value: Any, stated: str
 ) -> None:
     outcome = onn("fit", "--config", write_config(changes={key: value}))
     assert (outcome.code, outcome.error_line) == (1, stated)
@@ -102,7 +109,7 @@ def test_missing_quickstart_data_names_the_command_that_obtains_it() -> None:
 
 
 def test_debug_keeps_the_traceback_of_a_foreseen_error(onn: Onn, write_config: Callable[..., str]) -> None:
-    config = write_config(changes={"data.init_args.damaged": "seven.png"})
+    config = write_config(changes={"data.init_args.train.waves.init_args.damaged": "seven.wav"})
     with pytest.raises(ValueError, match="truncated"):
         onn("fit", "--debug", "--config", config)
 

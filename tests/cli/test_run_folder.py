@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 import yaml
 from cli_standins import Outcome
 
+from datamodules import OmniDataModule
+from onn_lightning import OmniModule
 from onn_lightning.cli.lightning_cli import OmniCLI
 from onn_lightning.cli.run_folder import newest_checkpoint
 
@@ -35,9 +38,10 @@ def test_config_checkpoints_and_logs_lie_in_one_folder_named_after_the_config(
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert list(run.glob("events.out.tfevents.*"))
     with (run / "csv" / "version_0" / "metrics.csv").open() as file:
-        assert [row["train/loss"] != "" for row in csv.DictReader(file)].count(True) == 4
+        assert [row["train/main_loss"] != "" for row in csv.DictReader(file)].count(True) == 4
     saved = yaml.safe_load((run / "config.yaml").read_text())
-    assert saved["model"]["init_args"]["trunk"] == {"hidden_size": 4, "num_layers": 1, "rotary": None}
+    trunk = saved["model"]["init_args"]["trunk"]
+    assert (trunk["hidden_size"], trunk["rope_theta"]) == (8, 1_000_000.0)  # defaults are written out
     assert "modalities" not in saved["model"]["init_args"]  # they are written once, under data
     assert {path.name for path in folder.iterdir()} == {"runs", "tiny.yaml"}
 
@@ -54,8 +58,8 @@ def test_later_configs_override_earlier_ones_and_options_override_configs(
     config = yaml.safe_load(shown.out)
     assert config["trainer"]["max_epochs"] == 3
     assert config["model"]["init_args"]["warmup_steps"] == 9
-    assert config["model"]["init_args"]["trunk"]["hidden_size"] == 4
-    assert config["data"]["class_path"] == "cli_standins.Data"
+    assert config["model"]["init_args"]["trunk"]["hidden_size"] == 8
+    assert config["data"]["class_path"] == "datamodules.OmniDataModule"
 
 
 def test_a_printed_config_is_a_config(onn: Onn, write_config: Write, folder: Path) -> None:
@@ -67,11 +71,9 @@ def test_a_printed_config_is_a_config(onn: Onn, write_config: Write, folder: Pat
 
 
 def test_model_and_data_share_the_same_modality_instances(write_config: Write) -> None:
-    cli = OmniCLI(
-        ["fit", "--config", write_config(), "--trainer.fast_dev_run=1"], cli_standins.Model, cli_standins.Data
-    )
-    assert isinstance(cli.model.modalities[0], cli_standins.Sensor)
-    assert cli.model.modalities[0] is cli.datamodule.modalities[0]
+    cli = OmniCLI(["fit", "--config", write_config(), "--trainer.fast_dev_run=1"], OmniModule, OmniDataModule)
+    assert isinstance(cli.model.modalities["sensor"], cli_standins.Sensor)
+    assert cli.model.modalities["sensor"] is cli.datamodule.modalities[0]
 
 
 def test_run_names_the_folder_and_default_root_dir_holds_it(
@@ -94,28 +96,31 @@ def test_a_second_run_never_mixes_with_the_first(onn: Onn, write_config: Write, 
 
 
 @pytest.mark.parametrize("how", ["--resume", "--ckpt_path=last"])
-def test_resume_starts_afresh_then_goes_on_and_ends_as_an_unbroken_run(
+def test_resume_starts_afresh_where_there_is_nothing_and_goes_on_where_there_is(
     onn: Onn, write_config: Write, folder: Path, how: str
 ) -> None:
     config = write_config()
     assert onn("fit", "--config", config, how).code == 0
     assert checkpoint_of(folder / "runs/tiny")["global_step"] == 4
     assert onn("fit", "--config", config, how, "--trainer.max_epochs=2").code == 0
-    assert onn("fit", "--config", config, "--run=unbroken", "--trainer.max_epochs=2").code == 0
-    resumed, unbroken = checkpoint_of(folder / "runs/tiny"), checkpoint_of(folder / "runs/unbroken")
-    assert resumed["global_step"] == unbroken["global_step"] == 8
-    for name, value in unbroken["state_dict"].items():
-        assert torch.equal(resumed["state_dict"][name], value)
+    assert checkpoint_of(folder / "runs/tiny")["global_step"] == 8
     assert len(list((folder / "runs/tiny/csv").iterdir())) == 2  # what the first part logged is still there
 
 
-def test_an_interrupted_run_exits_130_keeps_its_last_step_and_resumes(
-    onn: Onn, write_config: Write, folder: Path
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(
+    onn: Onn, write_config: Write, folder: Path, number: int, code: int
 ) -> None:
     config = write_config()
-    assert onn("fit", "--config", config, "--resume", "--model.interrupt_at_step=2").code == 130
-    assert checkpoint_of(folder / "runs/tiny")["global_step"] == 2
+    at_step_2 = ("--model=cli_standins.Interrupted", "--model.at_step=2", f"--model.number={int(number)}")
+    assert onn("fit", "--config", config, "--resume", *at_step_2).code == code
+    assert checkpoint_of(folder / "runs/tiny")["global_step"] == (2 if number == signal.SIGINT else 3)
     assert onn("fit", "--config", config, "--resume").code == 0
+    assert onn("fit", "--config", config, "--run=unbroken").code == 0
+    resumed, unbroken = checkpoint_of(folder / "runs/tiny"), checkpoint_of(folder / "runs/unbroken")
+    assert resumed["global_step"] == unbroken["global_step"] == 4
+    for name, value in unbroken["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value), name
 
 
 def test_a_torn_checkpoint_is_passed_over_for_the_newest_complete_one(
@@ -134,7 +139,7 @@ def test_the_saved_config_alone_serves_the_other_verbs(onn: Onn, write_config: W
     Path("tiny.yaml").unlink()
     tested = onn("test", "--config", "runs/tiny/config.yaml")
     assert tested.code == 0
-    assert "test/loss" in tested.out
+    assert "sensor loss" in tested.out
     assert onn("validate", "--config", "runs/tiny/config.yaml").code == 0
     assert onn("predict", "--config", "runs/tiny/config.yaml").code == 0
     assert onn("fit", "--config", "runs/tiny/config.yaml", "--resume").code == 0
@@ -166,10 +171,10 @@ def test_a_checkpoint_that_would_run_code_is_refused(onn: Onn, write_config: Wri
 
 def test_a_checkpoint_of_another_shape_is_one_line(onn: Onn, write_config: Write) -> None:
     assert onn("fit", "--config", write_config()).code == 0
-    outcome = onn("test", "--config", write_config(), "--model.trunk.hidden_size=5")
+    outcome = onn("test", "--config", write_config(), "--model.trunk.hidden_size=16")
     assert outcome.code == 1
     assert outcome.error_line.startswith("the checkpoint does not fit the model of this config")
-    assert "embedder.weight" in outcome.error_line
+    assert "size mismatch" in outcome.error_line
 
 
 def test_a_damaged_checkpoint_is_one_line(onn: Onn, write_config: Write, folder: Path) -> None:
@@ -178,7 +183,7 @@ def test_a_damaged_checkpoint_is_one_line(onn: Onn, write_config: Write, folder:
     (folder / "torn.ckpt").write_bytes(whole[: len(whole) // 2])
     outcome = onn("test", "--config", write_config(), "--ckpt_path=torn.ckpt")
     assert outcome.code == 1
-    assert outcome.error_line.startswith("the checkpoint is damaged")
+    assert outcome.error_line == "--ckpt_path torn.ckpt: the checkpoint is damaged or incomplete"
 
 
 def test_callbacks_and_loggers_of_the_config_replace_the_defaults(
@@ -188,7 +193,8 @@ def test_callbacks_and_loggers_of_the_config_replace_the_defaults(
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
         "init_args": {"every_n_train_steps": 1, "save_top_k": -1},
     }
-    config = write_config(changes={"trainer.callbacks": [every_step], "trainer.logger": False})
+    report = {"class_path": "onn_lightning.callbacks.RunReport", "init_args": {"answers": 0}}
+    config = write_config(changes={"trainer.callbacks": [every_step, report], "trainer.logger": False})
     assert onn("fit", "--config", config).code == 0
     run = folder / "runs" / "tiny"
     assert not list(run.glob("events.*"))
