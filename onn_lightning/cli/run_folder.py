@@ -25,6 +25,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from onn_lightning.callbacks import RunReport, Throughput
+from onn_lightning.cli.interrupt import FinishStep
 
 CHECKPOINTS = "checkpoints"
 RUNS = "runs"
@@ -46,6 +47,7 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
     if trainer.get("enable_progress_bar") is not False and not _any(given, ProgressBar):
         callbacks.append(RichProgressBar())
     if trainer.get("enable_checkpointing") is not False and not _any(given, ModelCheckpoint):
+        callbacks.append(FinishStep())
         callbacks.append(
             ModelCheckpoint(save_last=True, save_on_exception=True, train_time_interval=timedelta(minutes=5))
         )

@@ -35,7 +35,7 @@ TINY_CONFIG: dict[str, Any] = {
         },
     },
     "trainer": {
-        "max_epochs": 1,
+        "max_steps": 4,
         "accelerator": "cpu",
         "enable_progress_bar": False,
         "enable_model_summary": False,

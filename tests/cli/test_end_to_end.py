@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import cli_standins
 import pytest
 
 from onn_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-
-SENSOR = '''
-from collections.abc import Iterator
-import torch
-from torch import nn
-from datamodules import Source
-from onn_lightning import Modality, Segment
-
-class Regression(nn.Module):
-    def __init__(self, hidden_size):
-        super().__init__()
-        self.read = nn.Linear(hidden_size, 1)
-
-    def forward(self, hidden, targets):
-        return (self.read(hidden) - targets).square().mean(-1)
-
-class Sensor(Modality):
-    """A 1-D series of numbers, one token each."""
-
-    name = "sensor"
-
-    def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
-
-    def encode(self, raw) -> Segment:
-        values = torch.tensor(raw)[:, None] * self.scale
-        return Segment(self.name, values, targets=values)
-
-    def build_embedder(self, hidden_size: int) -> nn.Module:
-        return nn.Linear(1, hidden_size)
-
-    def build_head(self, hidden_size: int) -> nn.Module:
-        return Regression(hidden_size)
-
-class Waves(Source):
-    def __len__(self) -> int:
-        return 16
-
-    def __getitem__(self, index: int):
-        return [("sensor", torch.sin(torch.arange(12) * (index + 1) / 5).tolist())]
-
-    def describe(self, index: int) -> str:
-        return f"wave {index}"
-
-    def indices_with(self, modality: str) -> Iterator[int]:
-        return iter(range(16) if modality == "sensor" else ())
-'''
 
 CONFIG = """
 model:
@@ -77,7 +32,7 @@ trainer: {max_steps: 3, accelerator: cpu, log_every_n_steps: 1}
 def test_a_new_modality_beside_the_config_trains_and_tests_through_yaml_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "my_sensor.py").write_text(SENSOR)
+    shutil.copy(cli_standins.__file__, tmp_path / "my_sensor.py")
     (tmp_path / "series.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     trained = subprocess.run(

@@ -102,7 +102,7 @@ def test_resume_starts_afresh_where_there_is_nothing_and_goes_on_where_there_is(
     config = write_config()
     assert onn("fit", "--config", config, how).code == 0
     assert checkpoint_of(folder / "runs/tiny")["global_step"] == 4
-    assert onn("fit", "--config", config, how, "--trainer.max_epochs=2").code == 0
+    assert onn("fit", "--config", config, how, "--trainer.max_steps=8").code == 0
     assert checkpoint_of(folder / "runs/tiny")["global_step"] == 8
     assert len(list((folder / "runs/tiny/csv").iterdir())) == 2  # what the first part logged is still there
 
@@ -114,7 +114,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(
     config = write_config()
     at_step_2 = ("--model=cli_standins.Interrupted", "--model.at_step=2", f"--model.number={int(number)}")
     assert onn("fit", "--config", config, "--resume", *at_step_2).code == code
-    assert checkpoint_of(folder / "runs/tiny")["global_step"] == (2 if number == signal.SIGINT else 3)
+    assert checkpoint_of(folder / "runs/tiny")["global_step"] == 3  # the step it fell into was ended
     assert onn("fit", "--config", config, "--resume").code == 0
     assert onn("fit", "--config", config, "--run=unbroken").code == 0
     resumed, unbroken = checkpoint_of(folder / "runs/tiny"), checkpoint_of(folder / "runs/unbroken")
