@@ -254,14 +254,17 @@ class OmniModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over named parameter groups, with linear warm-up and a cosine."""
         optimizer = self.optimizer(parameter_groups(self))
-        total = self.trainer.estimated_stepping_batches
+        warmup = max(1, self.warmup_steps)
 
         def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
+            if step < warmup:
+                return (step + 1) / warmup
+            # Read only now: asking for it makes Lightning set up the loaders, and before a checkpoint is
+            # restored that would lose the place in the data.
+            total = self.trainer.estimated_stepping_batches
             if math.isinf(total):
                 return 1.0
-            progress = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
+            progress = min(1.0, (step - warmup) / max(1, total - warmup))
             return self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
         return {

@@ -47,7 +47,8 @@ class MuonAdamW(torch.optim.Optimizer):
     Args:
         params: groups as `parameter_groups` makes them; the group named "matrix" goes to Muon.
         lr: learning rate of AdamW, and of Muon, whose update is scaled to the size of AdamW's.
-        muon_lr: learning rate of Muon instead; None: `lr`.
+        embedding_lr: learning rate of the group named "embedding"; None: `lr`. A row of a table learns
+            only in the steps that read it, so it may take larger ones.
         betas: of AdamW.
         momentum: of Muon.
         weight_decay: of the matrices.
@@ -57,19 +58,24 @@ class MuonAdamW(torch.optim.Optimizer):
         self,
         params: list[dict[str, Any]],
         lr: float = 1e-3,
-        muon_lr: float | None = None,
+        embedding_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         momentum: float = 0.95,
         weight_decay: float = 0.1,
     ) -> None:
         matrices = [group for group in params if group.get("name") == "matrix"]
         others = [group for group in params if group.get("name") != "matrix"]
+        if embedding_lr is not None:
+            others = [
+                group | {"lr": embedding_lr} if group.get("name") == "embedding" else group
+                for group in others
+            ]
         self._parts: list[torch.optim.Optimizer] = []
         if matrices:
             self._parts.append(
                 torch.optim.Muon(
                     matrices,
-                    lr=lr if muon_lr is None else muon_lr,
+                    lr=lr,
                     momentum=momentum,
                     weight_decay=weight_decay,
                     adjust_lr_fn="match_rms_adamw",

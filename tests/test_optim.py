@@ -52,14 +52,18 @@ def test_only_matrices_decay() -> None:
     assert decays == {"matrix": 0.1, "sigma": 0.0, "embedding": 0.0, "vector": 0.0}
 
 
-@pytest.mark.parametrize("muon_lr", [None, 0.03])
-def test_the_joint_optimizer_does_what_muon_and_adamw_do_apart(muon_lr: float | None) -> None:
+@pytest.mark.parametrize("embedding_lr", [None, 0.03])
+def test_the_joint_optimizer_does_what_muon_and_adamw_do_apart(embedding_lr: float | None) -> None:
     joint, apart = make_module(), make_module()
-    optimizer = MuonAdamW(parameter_groups(joint), lr=0.01, muon_lr=muon_lr, momentum=0.9, weight_decay=0.05)
+    groups = parameter_groups(joint)
+    optimizer = MuonAdamW(groups, lr=0.01, embedding_lr=embedding_lr, momentum=0.9, weight_decay=0.05)
     matrices, *others = parameter_groups(apart)
+    for group in others:
+        if embedding_lr is not None and group["name"] == "embedding":
+            group["lr"] = embedding_lr
     muon = torch.optim.Muon(
         [matrices],
-        lr=0.01 if muon_lr is None else muon_lr,
+        lr=0.01,
         momentum=0.9,
         weight_decay=0.05,
         adjust_lr_fn="match_rms_adamw",
@@ -85,7 +89,7 @@ def test_the_joint_optimizer_resumes_from_its_state_with_a_scheduler() -> None:
             scheduler.step()
 
     def halving(module: nn.Module) -> tuple[MuonAdamW, LambdaLR]:
-        optimizer = MuonAdamW(parameter_groups(module), lr=0.1, muon_lr=0.2)
+        optimizer = MuonAdamW(parameter_groups(module), lr=0.1, embedding_lr=0.2)
         return optimizer, LambdaLR(optimizer, lambda step: 0.5**step)
 
     through, broken = make_module(), make_module()

@@ -82,6 +82,8 @@ class RunReport(Callback):
         console.print(table)
 
     def _print_answers(self, console: Console, trainer: Trainer, module: Any, split: str) -> None:
+        if "text" not in module.modalities:  # answers are text
+            return
         sources = getattr(getattr(trainer, "datamodule", None), "splits", {}).get(split, {})
         training = module.training
         module.eval()
