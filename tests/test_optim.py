@@ -103,7 +103,7 @@ def test_the_joint_optimizer_resumes_from_its_state_with_a_scheduler() -> None:
     resumed.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
     scheduler.load_state_dict(saved[2])
-    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.025, 0.025, 0.025]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.025, 0.05, 0.025]
     train(resumed, optimizer, scheduler, range(2, 3))
     for (name, measured), expected in zip(resumed.named_parameters(), through.parameters(), strict=True):
         assert torch.equal(measured, expected), name
@@ -143,6 +143,23 @@ def test_the_joint_optimizer_works_with_one_part_only(kept: str) -> None:
     assert not torch.equal(groups[0]["params"][0], before)
 
 
+def configured_parts(module: OmniModule) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    configured = module.configure_optimizers()
+    assert configured["lr_scheduler"]["interval"] == "step"
+    return configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_configuring_does_not_ask_for_the_length_of_the_run(warmup_steps: int) -> None:
+    """Asking makes Lightning set up the loaders, which before a restore loses the place in the data."""
+    module = make_module(warmup_steps=warmup_steps)
+    module.trainer = Trainer(max_steps=-1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    asked = property(lambda trainer: pytest.fail("the trainer was asked for its length"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "estimated_stepping_batches", asked)
+        configured_parts(module)
+
+
 def learning_rates(total: float, steps: int, **options) -> list[float]:
     """Learning rates of the first steps of a run of `total` steps, as fractions of the peak."""
     module = make_module(optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0), **options)
@@ -150,14 +167,12 @@ def learning_rates(total: float, steps: int, **options) -> list[float]:
     module.trainer = trainer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "estimated_stepping_batches", total)
-        configured = module.configure_optimizers()
-    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    assert configured["lr_scheduler"]["interval"] == "step"
-    rates = []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
+        optimizer, scheduler = configured_parts(module)
+        rates = []
+        for _ in range(steps):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
     return rates
 
 
