@@ -35,7 +35,7 @@ from onn_lightning.nn.loss import gaussian_kl
 from onn_lightning.optim import MuonAdamW, parameter_groups
 
 LANGUAGES = ("zh", "en")
-EMBEDDING_SIZE = 96
+EMBEDDING_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def run(
     torch.manual_seed(arguments.seed)
     form = SBLForm(normalized=choice["normalized"], gate=-1.0 if choice["normalized"] else 0.0)
     config = TrunkConfig(
-        arguments.width, arguments.layers, arguments.width // 48, rope_theta=10_000.0, sbl=form
+        arguments.width, arguments.layers, max(1, arguments.width // 32), rope_theta=10_000.0, sbl=form
     )
     model = Model(modality, config, choice["dense"], arguments.length)
     groups = parameter_groups(model)
@@ -188,7 +188,9 @@ def run(
     if arguments.optimizer == "muon":
         optimizer = MuonAdamW(groups, lr=choice["lr"])
     else:
-        optimizer = torch.optim.AdamW(groups, lr=choice["lr"], betas=(0.9, 0.95), weight_decay=0.1)
+        optimizer = torch.optim.AdamW(
+            groups, lr=choice["lr"], betas=(0.9, 0.95), weight_decay=0.1, fused=True
+        )
     warmup = arguments.steps // 20 + 1
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -234,12 +236,12 @@ def main() -> None:
     )
     parser.add_argument("--part", choices=("trunk", "entrance", "gates"), required=True)
     parser.add_argument("--data", type=Path, default=Path("data/quickstart"))
-    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--lr", type=float, nargs="+", default=[1.5e-3, 3e-3, 6e-3])
     parser.add_argument("--w-gate", type=float, nargs="+", default=[0.0, 0.001, 0.003, 0.01])
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--seed", type=int, default=0)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 def default_optimizer(groups: Iterable[Any]) -> torch.optim.Optimizer:
     """AdamW with the usual settings of language models."""
-    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 )
             )
         if others:
-            self._parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=0.0))
+            self._parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=0.0, fused=True))
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 

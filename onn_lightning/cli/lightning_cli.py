@@ -28,6 +28,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from onn_lightning import __version__
+from onn_lightning.cli.allocator import keep_freed_memory
 from onn_lightning.cli.config_files import bundled_list, check_config, find_config
 from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 from onn_lightning.cli.explain import explain
@@ -266,6 +267,7 @@ def run(
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Lightning 2.6 asks torch a deprecated question once a loop; nothing that a user could mend
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    keep_freed_memory()
     OmniCLI(arguments, model_class, data_class)
     return 0
 

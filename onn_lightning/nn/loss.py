@@ -36,18 +36,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=statistics_type) if differentiable else None
         for chunk in _chunks(hidden, weight):
             logits = (hidden[chunk] @ weight.T).to(statistics_type)
-            top, best[chunk] = logits.max(dim=-1)
-            chosen = logits.gather(-1, targets[chunk, None]).squeeze(-1)
-            shifted = logits.sub_(top[:, None])
-            exponentials = shifted.exp()
-            total = exponentials.sum(dim=-1)
-            log_total = total.log()
-            # H = log Z - E[logit], with both shifted by the row's top
-            entropy[chunk] = log_total - torch.linalg.vecdot(exponentials, shifted) / total
-            log_normalizer[chunk] = log_total + top
-            loss[chunk] = log_normalizer[chunk] - chosen
+            log_probabilities = logits.log_softmax(dim=-1)
+            chosen = log_probabilities.gather(-1, targets[chunk, None]).squeeze(-1)
+            loss[chunk] = -chosen
+            # any logit and its log-probability differ by log Z
+            log_normalizer[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - chosen
+            best[chunk] = log_probabilities.argmax(dim=-1)
+            probabilities = torch.exp(log_probabilities, out=logits)
+            entropy[chunk] = -torch.linalg.vecdot(probabilities, log_probabilities)
             if grad_hidden is not None and grad_weight is not None:
-                probabilities = exponentials.div_(total[:, None])
                 _accumulate(
                     probabilities,
                     targets[chunk],
