@@ -2,8 +2,7 @@
 
 - trunk: MoIE/DynSIHA against transformers' Llama of equal training FLOPs: same tokens in the same order, same
   entrance, head and optimizer, each at its own best learning rate of the grid;
-- entrance: characters only, + causal word, + previous word, same trunk;
-- gates: the gate loss at several weights, with the activation rate it leaves.
+- entrance: characters only, + causal word, + previous word, same trunk.
 
 Text is that of the quickstart (`onn fetch quickstart`): Chinese chapters and English plays, half of the
 tokens each; held out by chapter and play. Every run sees the same batches, each text position at most once
@@ -30,8 +29,7 @@ from torch import Tensor, nn
 from datamodules.text import TextModality
 from datamodules.text.vocabulary import CharacterVocabulary
 from onn_lightning.flops import trunk_forward_flops
-from onn_lightning.nn import AdditivePositions, MoIETrunk, SBLForm, TrunkConfig
-from onn_lightning.nn.loss import gaussian_kl
+from onn_lightning.nn import AdditivePositions, MoIETrunk, TrunkConfig
 from onn_lightning.optim import MuonAdamW, parameter_groups
 
 LANGUAGES = ("zh", "en")
@@ -173,24 +171,19 @@ def evaluate(model: Model, corpus: Corpus, length: int, rows: int = 16) -> dict[
 
 
 def run(
-    arguments: argparse.Namespace, corpus: Corpus, modality: TextModality, **settings: Any
+    arguments: argparse.Namespace, corpus: Corpus, modality: TextModality, lr: float, dense: bool = False
 ) -> dict[str, Any]:
-    """Train one model; returns its settings, figures and time."""
-    choice = {"dense": False, "lr": 2e-3, "w_gate": 0.0, "w_kl": 0.0, "normalized": True} | settings
+    """Train one model on the main loss alone; returns its settings, figures and time."""
     torch.manual_seed(arguments.seed)
-    form = SBLForm(normalized=choice["normalized"], gate=-1.0 if choice["normalized"] else 0.0)
-    config = TrunkConfig(
-        arguments.width, arguments.layers, max(1, arguments.width // 32), rope_theta=10_000.0, sbl=form
-    )
-    model = Model(modality, config, choice["dense"], arguments.length)
+    heads = max(1, arguments.width // 32)
+    config = TrunkConfig(arguments.width, arguments.layers, heads, rope_theta=10_000.0)
+    model = Model(modality, config, dense, arguments.length)
     groups = parameter_groups(model)
     optimizer: torch.optim.Optimizer
     if arguments.optimizer == "muon":
-        optimizer = MuonAdamW(groups, lr=choice["lr"])
+        optimizer = MuonAdamW(groups, lr=lr)
     else:
-        optimizer = torch.optim.AdamW(
-            groups, lr=choice["lr"], betas=(0.9, 0.95), weight_decay=0.1, fused=True
-        )
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     warmup = arguments.steps // 20 + 1
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -202,20 +195,16 @@ def run(
     start, activation = time.perf_counter(), math.nan
     for windows in batches(corpus, arguments.steps, arguments.rows, arguments.length, arguments.seed):
         output, auxiliary = model(windows)
-        loss = output.loss.sum() / len(output.loss)
+        (output.loss.sum() / len(output.loss)).backward()
         if auxiliary is not None:
             activation = auxiliary.activation.mean().item()
-            loss = loss + choice["w_gate"] * auxiliary.gate_handle
-            if choice["w_kl"]:
-                weights = ((sbl.mu_weight, sbl.sigma_weight) for _, sbl in model.trunk.sbl_layers())
-                loss = loss + choice["w_kl"] * gaussian_kl(weights, output.entropy.mean().clamp(0.1, 1.0))
-        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
     return {
-        **choice,
+        "dense": dense,
+        "lr": lr,
         "bits_per_byte": evaluate(model, corpus, arguments.length),
         "activation": activation,
         "trunk_mflops_per_token": model.flops / 1e6,
@@ -234,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", choices=("trunk", "entrance", "gates"), required=True)
+    parser.add_argument("--part", choices=("trunk", "entrance"), required=True)
     parser.add_argument("--data", type=Path, default=Path("data/quickstart"))
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
@@ -242,7 +231,6 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--lr", type=float, nargs="+", default=[1.5e-3, 3e-3, 6e-3])
-    parser.add_argument("--w-gate", type=float, nargs="+", default=[0.0, 0.001, 0.003, 0.01])
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -272,7 +260,7 @@ def main() -> None:
             moie["bits_per_byte"]["mean"] / dense["bits_per_byte"]["mean"]
         )
         summary["moie_over_dense_flops"] = moie["trunk_mflops_per_token"] / dense["trunk_mflops_per_token"]
-    elif arguments.part == "entrance":
+    else:
         lr = arguments.lr[len(arguments.lr) // 2]
         parts = {
             "characters": (False, False),
@@ -282,14 +270,6 @@ def main() -> None:
         for name, (use_words, use_previous) in parts.items():
             modality = TextModality(**entrance, use_words=use_words, use_previous_words=use_previous)
             summary[name] = record(name, modality, lr=lr)["bits_per_byte"]
-    else:
-        lr = arguments.lr[len(arguments.lr) // 2]
-        for weight in arguments.w_gate:
-            entry = record("gates", full, lr=lr, w_gate=weight)
-            summary[f"w_gate {weight}"] = {
-                "bits_per_byte": entry["bits_per_byte"]["mean"],
-                "activation": entry["activation"],
-            }
     if arguments.json:
         print(
             json.dumps(

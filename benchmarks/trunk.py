@@ -23,12 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onn_lightning.cli.allocator import keep_freed_memory
 from onn_lightning.flops import trunk_forward_flops
 from onn_lightning.nn import MoIETrunk, TrunkConfig
 from onn_lightning.nn.norm import rms_normalize
 from onn_lightning.nn.sbl import SBLObserver, SBLOutput, SparseBayesianLinear
 
 W_GATE = 0.001
+CHILD_MEASURES = ("memory_gate", "memory_plain", "seconds_kept", "seconds_default")
 
 
 class Step:
@@ -156,12 +158,19 @@ def median_ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-def peak_memory(arguments: argparse.Namespace, variant: str) -> float:
-    """MiB by which a child process grew while stepping."""
-    command = [sys.executable, __file__, "--memory-of", variant]
+def in_child(arguments: argparse.Namespace, measure: str) -> float:
+    """One of `CHILD_MEASURES`, taken in a process of its own."""
+    command = [sys.executable, __file__, "--child", measure]
     for name in ("width", "layers", "rows", "length"):
         command += [f"--{name}", str(getattr(arguments, name))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def step_seconds(step: Callable[[], Any], keep: bool) -> float:
+    """Median seconds of a step, with or without glibc keeping what is freed (as `onn fit` has it do)."""
+    if keep:
+        keep_freed_memory()
+    return statistics.median(interleave({"step": step}, 6)["step"])
 
 
 def grow(step: Callable[[], Any]) -> float:
@@ -187,14 +196,25 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--memory-of", choices=("gate", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=CHILD_MEASURES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
     config = TrunkConfig(arguments.width, arguments.layers, max(1, arguments.width // 64))
     step = Step(config, arguments.rows, arguments.length)
-    if arguments.memory_of:
-        print(grow(step.one_pass if arguments.memory_of == "gate" else step.plain))
+    if arguments.child:
+        measures: dict[str, Callable[[], float]] = {
+            "memory_gate": lambda: grow(step.one_pass),
+            "memory_plain": lambda: grow(step.plain),
+            "seconds_kept": lambda: step_seconds(step.one_pass, keep=True),
+            "seconds_default": lambda: step_seconds(step.one_pass, keep=False),
+        }
+        print(measures[arguments.child]())
         return
+    children: dict[str, list[float]] = {measure: [] for measure in CHILD_MEASURES}
+    for _ in range(3):
+        for measure in CHILD_MEASURES:
+            children[measure].append(in_child(arguments, measure))
+    keep_freed_memory()
 
     tokens = arguments.rows * arguments.length
     llama, llama_flops = llama_step(config, arguments.rows, arguments.length)
@@ -212,17 +232,17 @@ def main() -> None:
     flops = 3 * tokens * trunk_forward_flops(config, arguments.length)
     gemm_rate = [gemm_flops / value for value in seconds["gemm"]]
     trunk_rate = [flops / value for value in seconds["gate"]]
-    memory = {
-        name: statistics.median(peak_memory(arguments, name) for _ in range(3)) for name in ("gate", "plain")
-    }
     result = {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "width": arguments.width,
         "layers": arguments.layers,
         "tokens_per_step": tokens,
         "gate_over_plain_time": median_ratio(seconds["gate"], seconds["plain"]),
-        "gate_over_plain_peak_memory": memory["gate"] / memory["plain"],
+        "gate_over_plain_peak_memory": median_ratio(children["memory_gate"], children["memory_plain"]),
         "one_pass_over_two_pass_time": median_ratio(seconds["gate"], seconds["two_pass"]),
+        "kept_over_default_allocator_time": median_ratio(
+            children["seconds_kept"], children["seconds_default"]
+        ),
         "fraction_of_gemm_rate": median_ratio(trunk_rate, gemm_rate),
         "gemm_gflops": statistics.median(gemm_rate) / 1e9,
         "tokens_per_second": tokens / statistics.median(seconds["gate"]),
