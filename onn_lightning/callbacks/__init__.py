@@ -1,6 +1,7 @@
 """Lightning callbacks: thin, optional, swappable."""
 
 from onn_lightning.callbacks.report import RunReport
+from onn_lightning.callbacks.run_checkpoint import RunCheckpoint
 from onn_lightning.callbacks.throughput import Throughput
 
-__all__ = ["RunReport", "Throughput"]
+__all__ = ["RunCheckpoint", "RunReport", "Throughput"]

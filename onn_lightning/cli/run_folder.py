@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from onn_lightning.callbacks import RunReport, Throughput
+from onn_lightning.callbacks import RunCheckpoint, RunReport, Throughput
 from onn_lightning.cli.interrupt import FinishStep
 
 CHECKPOINTS = "checkpoints"
@@ -49,7 +49,7 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
     if trainer.get("enable_checkpointing") is not False and not _any(given, ModelCheckpoint):
         callbacks.append(FinishStep())
         callbacks.append(
-            ModelCheckpoint(save_last=True, save_on_exception=True, train_time_interval=timedelta(minutes=5))
+            RunCheckpoint(save_last=True, save_on_exception=True, train_time_interval=timedelta(minutes=5))
         )
     if trainer.get("logger") is not False:
         callbacks += [kind() for kind in (LearningRateMonitor, Throughput) if not _any(given, kind)]

@@ -1,0 +1,73 @@
+"""Callbacks on real runs of a small model: the last checkpoint, the throughput, the report."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+from toy import ByteText, Patches, pack
+
+from onn_lightning import Batch, OmniModule
+from onn_lightning.callbacks import RunCheckpoint, RunReport, Throughput
+from onn_lightning.callbacks.report import draw_charts
+from onn_lightning.nn import TrunkConfig
+
+MODALITIES = [ByteText(), Patches()]
+
+
+def batches(count: int) -> list[Batch]:
+    rows = [[("patch", [0.1, -0.4, 0.3]), ("text", "ab")]], [[("text", "hello")]]
+    return [pack(rows, MODALITIES) for _ in range(count)]
+
+
+def train(folder: Path, steps: int, *callbacks: RunCheckpoint | RunReport | Throughput) -> Trainer:
+    torch.manual_seed(0)
+    module = OmniModule(TrunkConfig(16, 1, 2, intermediate_size=24), copy.deepcopy(MODALITIES))
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_steps=steps,
+        logger=CSVLogger(folder, name="csv"),
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
+        log_every_n_steps=2,
+    )
+    trainer.fit(module, DataLoader(batches(steps), batch_size=None))
+    return trainer
+
+
+@pytest.mark.parametrize("steps", [4, 6, 7])
+def test_the_last_checkpoint_holds_the_end_of_training(tmp_path: Path, steps: int) -> None:
+    """Also where training ends between two of the rhythm's checkpoints."""
+    train(tmp_path, steps, RunCheckpoint(tmp_path, save_last=True, every_n_train_steps=4))
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["global_step"] == steps
+
+
+def test_throughput_is_logged_at_the_rhythm_of_the_trainer(tmp_path: Path) -> None:
+    trainer = train(tmp_path, 4, Throughput())
+    figures = {
+        name: float(trainer.callback_metrics[f"train/{name}"]) for name in ("tokens_per_second", "mfu")
+    }
+    assert all(value > 0 for value in figures.values())
+    assert figures["mfu"] < 1
+    assert 0 <= float(trainer.callback_metrics["train/data_wait"]) <= 1
+
+
+def test_the_report_draws_the_charts_and_says_where_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, 4, RunReport(answers=0))
+    assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
+    assert "charts" in capsys.readouterr().out
+
+
+def test_a_folder_without_logs_has_no_charts(tmp_path: Path) -> None:
+    assert draw_charts(tmp_path) is None
