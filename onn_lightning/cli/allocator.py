@@ -2,7 +2,7 @@
 
 Notable:
 - By default glibc returns large freed blocks to the kernel, which must zero their pages again at the
-  next step. Keeping them makes a training step on two cores 10 to 25 % faster (see
+  next step. Keeping them makes a training step on two cores about 10 % faster (see
   `benchmarks/RESULTS.md`); peak memory stays what the step needs.
 - Other C libraries are left alone.
 """
