@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from onn_lightning.batch import Batch
 from onn_lightning.checkpoint import description
-from onn_lightning.held_out import HeldOutMetrics
+from onn_lightning.held_out import BitsPerByte, HeldOutMetrics
 from onn_lightning.modality import HeadOutput, Modality
 from onn_lightning.nn import (
     AdditivePositions,
@@ -125,6 +125,7 @@ class OmniModule(LightningModule):
         self.register_buffer("w_gate", torch.tensor(float(w_gate)))
         self.register_buffer("w_kl", torch.tensor(float(w_kl)))
         self.held_out = nn.ModuleDict()
+        self.train_bits_per_byte = BitsPerByte()
         self.last_step: StepRecord | None = None
 
     # ---- forward ---------------------------------------------------------------------------------
@@ -177,6 +178,9 @@ class OmniModule(LightningModule):
         )
         for name, head_output in outputs.items():
             self.log(f"train/{name}_loss", _mean(head_output.loss.detach()))
+            if head_output.num_bytes is not None:  # a single batch says little of text: over the whole epoch
+                self.train_bits_per_byte.update(head_output.loss.detach(), head_output.num_bytes)
+                self.log("train/bits_per_byte", self.train_bits_per_byte, on_step=False, on_epoch=True)
         self.log_dict({"train/kl_loss": kl.detach(), "train/prior_std": prior_std, "train/tau": tau})
         self.log("train/main_loss", main_loss.detach(), prog_bar=True)
         return loss

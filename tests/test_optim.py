@@ -68,7 +68,7 @@ def test_the_joint_optimizer_does_what_muon_and_adamw_do_apart(embedding_lr: flo
         weight_decay=0.05,
         adjust_lr_fn="match_rms_adamw",
     )
-    adamw = torch.optim.AdamW(others, lr=0.01, betas=(0.9, 0.95))
+    adamw = torch.optim.AdamW(others, lr=0.01, betas=(0.9, 0.95), fused=True)
     for step in range(3):
         give_gradients(joint, step)
         give_gradients(apart, step)

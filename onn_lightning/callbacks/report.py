@@ -21,7 +21,7 @@ from onn_lightning.document import Document
 from onn_lightning.modality import BadSampleError
 
 CHARTS = (
-    ("free energy, nats", ("train/main_loss", "train/text_loss")),
+    ("main loss, nats", ("train/main_loss",)),
     ("PI", ("train/pi",)),
     ("tau, nats", ("train/tau",)),
     ("activation rate", ("train/activation_rate",)),

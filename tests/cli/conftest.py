@@ -67,7 +67,8 @@ def onn(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
     """`onn("fit", "--config", ...)` -> Outcome."""
-    monkeypatch.delenv("ONN_DEBUG", raising=False)
+    monkeypatch.setenv("ONN_DEBUG", "")  # so that what `--debug` sets is undone after the test
+    monkeypatch.delenv("ONN_DEBUG")
     monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the current folder
 
     def run(*arguments: str) -> Outcome:
