@@ -9,7 +9,6 @@ Notable:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +17,7 @@ from torchmetrics import MeanMetric, Metric
 
 from onn_lightning.batch import Batch
 from onn_lightning.modality import HeadOutput
+from onn_lightning.nn.loss import bits_per_byte
 
 
 class BitsPerByte(Metric):
@@ -40,7 +40,7 @@ class BitsPerByte(Metric):
 
     def compute(self) -> Tensor:
         """Bits per byte so far."""
-        return (self.nats / (math.log(2) * self.num_bytes.clamp_min(1))).float()
+        return bits_per_byte(self.nats, self.num_bytes).float()
 
 
 class HeldOutMetrics(nn.Module):
