@@ -20,7 +20,7 @@ import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from onn_lightning.document import Document, RawItem
-from onn_lightning.modality import BadSampleError
+from onn_lightning.modality import BadSampleError, Modality
 
 _CHUNK_BYTES = 1 << 22
 _BLANK_BYTES = 2  # no JSON object is as short as one byte and a line feed
@@ -72,6 +72,34 @@ class Source(ABC):
     @abstractmethod
     def indices_with(self, modality: str) -> Iterator[int]:
         """Documents that seem to hold an item of a modality, found without decoding media."""
+
+    def check(self, modalities: Mapping[str, Modality]) -> None:  # noqa: B027  # most need no check
+        """Refuse to be read with modalities that the corpus was not made for.
+
+        Raises:
+            ValueError: naming both sides, e.g. the fingerprints of two tokenizers.
+        """
+
+    @property
+    def block_ends(self) -> Sequence[int]:
+        """Ends of the blocks of documents that are shuffled each by itself; the last is `len(self)`.
+
+        A source that grows gets a block for every part that was added; others are one block.
+        """
+        return (len(self),)
+
+    @property
+    def follows(self) -> bool:
+        """Whether the corpus may grow while it is read: every document is then read once, not in epochs."""
+        return False
+
+    def refresh(self) -> bool:
+        """Look for documents that were added at the end; documents never change their numbers.
+
+        Returns:
+            Whether there are new ones.
+        """
+        return False
 
 
 class TextFiles(Source):

@@ -1,0 +1,1 @@
+"""Quality filters: one file a kind."""

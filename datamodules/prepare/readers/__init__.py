@@ -1,0 +1,1 @@
+"""Raw corpora: one file a kind."""
