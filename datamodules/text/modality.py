@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.text.tokenizer import DualTokenizer, EncodingStream
+from datamodules.text.tokenizer import DualTokenizer, Encoding, EncodingStream
 from onn_lightning.batch import Segment
 from onn_lightning.modality import BadSampleError, Modality
 
@@ -55,18 +55,18 @@ class TextModality(Modality):
         self.tokenizer = DualTokenizer(vocabulary, words, user_words, max_words)
 
     def encode(self, raw: Any) -> Segment:
-        """Encode a string.
+        """Encode a string, or take the encoding that a prepared data set holds.
 
         Returns:
             Segment with features [n, 3] int64 (char, word, previous word) and targets [n] char ids.
         Raises:
-            BadSampleError: if `raw` is not a string, or holds a lone surrogate.
+            BadSampleError: if `raw` is neither, or a string that holds a lone surrogate.
         """
-        if not isinstance(raw, str):
+        if not isinstance(raw, str | Encoding):
             raise BadSampleError(
                 f"text must be a str, got {type(raw).__name__}: decode bytes with .decode('utf-8') first"
             )
-        encoding = self.tokenizer.encode(raw)
+        encoding = self.tokenizer.encode(raw) if isinstance(raw, str) else raw
         columns = (encoding.char_ids, encoding.word_ids, encoding.previous_word_ids)
         return self._segment(torch.from_numpy(np.stack(columns, axis=1)))
 

@@ -40,11 +40,13 @@ class Encoding:
         word_ids: [n] int64 in 0..num_words-1; 0: a lone character, in no known word.
         previous_word_ids: [n] int64 in 0..word_vocab_size-1; 0: nothing before; from num_words on:
             num_words + char id of a lone character.
+        starts: [n] int64, where the word of each token begins; None where they were not kept.
     """
 
     char_ids: Ids
     word_ids: Ids
     previous_word_ids: Ids
+    starts: Ids | None = None
 
     def __len__(self) -> int:
         return len(self.char_ids)
@@ -148,7 +150,7 @@ class DualTokenizer:
         table = self.segmenter.table(char_ids)
         if full_context:
             table = table.full_context()
-        return Encoding(char_ids, table.word_ids, table.previous_word_ids)
+        return Encoding(char_ids, table.word_ids, table.previous_word_ids, table.starts)
 
     def decode(self, char_ids: Iterable[int] | npt.NDArray[Any]) -> str:
         """Text of char ids; special tokens vanish, bytes that are not UTF-8 become U+FFFD.
