@@ -8,25 +8,22 @@ Notable:
   is wrong with the corpus (missing, empty) is a `ValueError` or `FileNotFoundError`.
 - Lines end at LF and nowhere else: `str.splitlines` would also cut at NEL, VT, FS and U+2028, which
   occur in real text.
-- Media paths stay inside the corpus: an absolute path or a `..` that leaves its root is refused, since
-  a data file from elsewhere must not choose which files of this machine are read. Symbolic links
-  inside the root are followed: they are put there by the machine's owner.
+- Records are checked by `datamodules.items`: a media path never leaves its root.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from datamodules.items import ItemRecord, decode_text, item_records, parse_json, path_below
 from onn_lightning.document import Document, RawItem
 from onn_lightning.modality import BadSampleError, Modality
 
@@ -136,7 +133,10 @@ class TextFiles(Source):
             data = self._files[index].read_bytes()  # bytes: text mode would rewrite CR LF
         except OSError as error:
             raise BadSampleError(f"{where}: cannot be read ({error.strerror}); check the file") from error
-        text = _decode(data, where)
+        try:
+            text = decode_text(data)
+        except BadSampleError as error:
+            raise BadSampleError(f"{where}: {error}") from error
         if not text.strip():
             raise BadSampleError(f"{where}: holds no text; remove the file")
         return [("text", text)]
@@ -198,37 +198,18 @@ class JsonLines(Source):
         with self.path.open("rb") as file:  # opened anew: a shared descriptor's offset is shared over a fork
             file.seek(start)
             data = file.read(end - start)
-        text = _decode(data, where)
         try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:  # too many digits or brackets are refused, too
-            raise BadSampleError(f"{where}: is not valid JSON ({error}); mend or remove the line") from error
-        items = record.get("items") if isinstance(record, dict) else None
-        if not isinstance(items, list) or not items:
-            raise BadSampleError(f'{where}: must be an object with a non-empty list "items"')
-        return [self._item(item, f"{where}, item {number}") for number, item in enumerate(items, 1)]
+            return [self._item(item) for item in item_records(parse_json(data))]
+        except BadSampleError as error:
+            raise BadSampleError(f"{where}: {error}") from error
 
-    def _item(self, item: Any, where: str) -> RawItem:
-        if not isinstance(item, dict) or not isinstance(item.get("modality"), str):
-            raise BadSampleError(f'{where}: must be an object with a string "modality"')
-        forms = [key for key in ("text", "path", "value") if key in item]
-        if len(forms) != 1:
-            raise BadSampleError(f'{where}: needs one of "text", "path" and "value", has {forms or "none"}')
-        supervised = item.get("supervised", True)
-        if not isinstance(supervised, bool):
-            raise BadSampleError(f'{where}: "supervised" must be true or false, is {supervised!r}')
-        raw = item[forms[0]]
-        if forms[0] != "value" and not isinstance(raw, str):
-            raise BadSampleError(f'{where}: "{forms[0]}" must be a string, is {type(raw).__name__}')
-        return item["modality"], self._media(raw, where) if forms[0] == "path" else raw, supervised
+    def _item(self, item: ItemRecord) -> RawItem:
+        return item.modality, self._media(item.raw) if item.form == "path" else item.raw, item.supervised
 
-    def _media(self, name: str, where: str) -> str:
-        relative = os.path.normpath(name)
-        if os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir or "\0" in name:
-            raise BadSampleError(f"{where}: path {name!r} leaves '{self.root}'; move it there or set `root`")
-        path = self.root / relative
+    def _media(self, name: str) -> str:
+        path = path_below(name, self.root)
         if not path.is_file():
-            raise BadSampleError(f"{where}: '{path}' does not exist; restore the file or remove the line")
+            raise BadSampleError(f"'{path}' does not exist; restore the file or remove the line")
         return str(path)
 
     def describe(self, index: int) -> str:
@@ -240,12 +221,3 @@ class JsonLines(Source):
             for line, data in enumerate(file):  # binary files iterate by LF only
                 if pattern.search(data):
                     yield int(np.searchsorted(self._lines, line))
-
-
-def _decode(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")  # a byte order mark is no text
-    except UnicodeDecodeError as error:
-        raise BadSampleError(
-            f"{where}: byte {error.start} is not valid UTF-8 ({error.reason}); convert it, e.g. with iconv"
-        ) from error
