@@ -6,6 +6,7 @@ Notable:
 - Media paths stay inside the corpus: an absolute path or a `..` that leaves its root is refused, since
   a data file from elsewhere must not choose which files of this machine are read. Symbolic links
   inside the root are followed: they are put there by the machine's owner.
+- The image and audio modalities open a string as a path, so theirs come as "path" alone, which is checked.
 - What is wrong is a `BadItemError`: a message for people and a kind to count it by. It does not say
   where; the caller knows.
 """
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from onn_lightning.modality import BadSampleError
+
+OPENS_PATHS = ("image", "audio")
+"""Modalities that open a string as a path, wherever it came from."""
 
 
 class BadItemError(BadSampleError):
@@ -118,6 +122,10 @@ def _item_record(item: Any, forms: tuple[str, ...], where: str) -> ItemRecord:
     form, raw = given[0], item[given[0]]
     if form in ("text", "path") and not isinstance(raw, str):
         raise BadItemError("malformed record", f'{where}: "{form}" must be a string, is {type(raw).__name__}')
+    if isinstance(raw, str) and form != "path" and item["modality"] in OPENS_PATHS:
+        raise BadItemError(
+            "unsafe path", f'{where}: an item of modality "{item["modality"]}" names its file as "path"'
+        )
     return ItemRecord(item["modality"], form, raw, supervised)
 
 

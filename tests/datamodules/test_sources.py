@@ -113,6 +113,8 @@ def test_lines_end_at_line_feeds_only_and_blank_ones_are_none(tmp_path: Path) ->
         (b'{"items": [{"modality": "text", "text": "", "supervised": 0}]}', "must be true or false, is 0"),
         (b'{"items": [{"modality": "image", "path": "no.png"}]}', r"no\.png' does not exist"),
         (b'{"items": [{"modality": "image", "path": "/etc/passwd"}]}', "leaves"),
+        (b'{"items": [{"modality": "image", "text": "/etc/passwd"}]}', 'names its file as "path"'),
+        (b'{"items": [{"modality": "audio", "value": "/etc/passwd"}]}', 'names its file as "path"'),
         (b'{"items": [{"modality": "image", "path": "a/../../b.png"}]}', "leaves"),
         (b'{"items": [{"modality": "image", "path": "a\\u0000b"}]}', "leaves"),
     ],
