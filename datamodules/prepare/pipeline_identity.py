@@ -1,0 +1,93 @@
+"""What the bytes of a prepared data set depend on, as plain data, and how two of them differ.
+
+Notable:
+- An object of a config is described by its class and its state just after construction, which is what
+  its arguments made of it; so filters of one's own need to declare nothing.
+- A file that the state names (a word list, a checkpoint) counts by its content, too.
+- No times and no machine: the description is part of the result, whose bytes depend on neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.pipeline.base import PipelineStep
+
+_CLASS = "class_path"
+_OF_THE_RUN = {"stats", "records_folder", "order"}
+"""Attributes that every step has and that are no arguments of it."""
+
+
+def description(value: Any, with_files: bool = True) -> Any:
+    """A value of a config as JSON.
+
+    Args:
+        value: plain data, a path, an array, or an object that was just constructed.
+        with_files: include the content of named files (for a corpus, that is the plan's affair).
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, (str, Path)):
+        return _with_content(str(value)) if with_files else str(value)
+    if isinstance(value, bytes):
+        return f"sha256:{hashlib.sha256(value).hexdigest()}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)} {description(value.tobytes())}"
+    if isinstance(value, Mapping):
+        return {str(key): description(each, with_files) for key, each in value.items()}
+    if isinstance(value, Set):
+        return sorted((description(each, with_files) for each in value), key=str)
+    if isinstance(value, Sequence):
+        return [description(each, with_files) for each in value]
+    if isinstance(value, re.Pattern):
+        return value.pattern
+    if isinstance(value, type) or hasattr(value, "__qualname__"):  # classes and functions
+        return f"{value.__module__}.{value.__qualname__}"
+    kind = type(value)
+    state = getattr(value, "__dict__", {})
+    if isinstance(value, PipelineStep):
+        state = {name: each for name, each in state.items() if name not in _OF_THE_RUN}
+    return {_CLASS: f"{kind.__module__}.{kind.__qualname__}", **description(state, with_files)}
+
+
+def first_difference(before: Any, now: Any) -> str | None:
+    """Name the first key in which two descriptions differ, with both values; None: they are equal."""
+    return next(_differences(before, now, ""), None)
+
+
+def _differences(before: Any, now: Any, key: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict) and before.get(_CLASS) == now.get(_CLASS):
+        for name in [*before, *(name for name in now if name not in before)]:
+            inner = f"{key}.{name}" if key else name
+            if name not in now:
+                yield f"`{inner}` is no longer there"
+            elif name not in before:
+                yield f"`{inner}` is new"
+            else:
+                yield from _differences(before[name], now[name], inner)
+        if list(before) != list(now):
+            yield f"the order of `{key}` was {', '.join(before)}, now it is {', '.join(now)}"
+    elif isinstance(before, list) and isinstance(now, list):
+        for number, (old, new) in enumerate(zip(before, now, strict=False)):
+            yield from _differences(old, new, f"{key}[{number}]")
+        if len(before) != len(now):
+            yield f"`{key}` had {len(before)} entries, now it has {len(now)}"
+    elif before != now:
+        yield f"`{key}` was {_short(before)}, now it is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    return str(value[_CLASS]) if isinstance(value, dict) and _CLASS in value else repr(value)
+
+
+def _with_content(text: str) -> str:
+    if not os.path.isfile(text):  # False also for what cannot be a file's name
+        return text
+    with open(text, "rb") as file:
+        return f"{text} (sha256:{hashlib.file_digest(file, 'sha256').hexdigest()})"
