@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 import soxr
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from datamodules.patches import FLAT_VARIANCE, normalize_patches
+from datamodules.patches import FLAT_VARIANCE, normalize_patches, row_major_positions
 from datamodules.waveform import SAMPLE_RATES, Clip, Waveform, read_waveform
 from onn_lightning.batch import Segment
 from onn_lightning.modality import BadSampleError, Modality
@@ -30,6 +32,9 @@ SILENCE_PEAK = 1e-4
 
 DYNAMIC_RANGE = math.log(1e8)
 """80 dB as natural logarithm of power: what lies further below the loudest cell is floored."""
+
+FRAMES_AT_ONCE = 256
+"""Frames that are transformed together: their spectra stay in the cache, and memory stays flat."""
 
 TINY = np.finfo(np.float32).tiny
 
@@ -82,13 +87,14 @@ class AudioModality(Modality):
         self._check_arguments(n_mels)
         self.n_fft = 1 << (self.window_length - 1).bit_length()
         self.window = torch.hann_window(self.window_length)
-        self.filters = mel_filters(n_mels, self.n_fft, sample_rate)
-        empty = int((self.filters.amax(dim=1) == 0).sum())
+        filters = mel_filters(n_mels, self.n_fft, sample_rate)
+        empty = int((filters.amax(dim=1) == 0).sum())
         if empty:
             raise ValueError(
                 f"AudioModality: {empty} of n_mels={n_mels} bands fall between the frequencies that "
                 f"window_ms={window_ms} resolves: lower n_mels or lengthen the window"
             )
+        self.filters = filters.T.repeat_interleave(2, dim=0)  # [2 * bins, n_mels]: adds re^2 and im^2, too
 
     def _check_arguments(self, n_mels: int) -> None:
         low, high = SAMPLE_RATES
@@ -124,7 +130,7 @@ class AudioModality(Modality):
                 names the file.
         """
         waveform = read_waveform(raw, self.max_seconds)
-        return self._patchify(self.log_mel(self._standard_samples(waveform)))
+        return self._patchify(self.log_mel(self._standard_samples(waveform)).numpy())
 
     def build_embedder(self, hidden_size: int) -> nn.Module:
         """Linear projection rotated by (time, frequency)."""
@@ -147,19 +153,19 @@ class AudioModality(Modality):
         Returns:
             [1 + n // hop_length, n_mels]; frame i is centred on sample i * hop_length.
         """
-        spectrum = torch.stft(
-            samples,
-            self.n_fft,
-            self.hop_length,
-            self.window_length,
-            self.window,
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
-        )
-        power = self.filters @ spectrum.abs().square()  # [n_mels, frames]
-        logarithm = power.clamp_min(torch.finfo(power.dtype).tiny).log()
-        return logarithm.clamp_min(logarithm.max() - DYNAMIC_RANGE).T
+        half = self.window_length // 2
+        padding = (half, self.window_length - half)
+        padded = nn.functional.pad(samples[None], padding, mode="reflect")[0]
+        windows = padded.unfold(0, self.window_length, self.hop_length)
+        windows = windows[: 1 + len(samples) // self.hop_length]  # [frames, window_length]
+        power = torch.empty(len(windows), self.filters.shape[1])  # [frames, n_mels]
+        for start in range(0, len(windows), FRAMES_AT_ONCE):
+            rows = slice(start, start + FRAMES_AT_ONCE)
+            spectrum = torch.fft.rfft(windows[rows] * self.window, self.n_fft)
+            squares = torch.view_as_real(spectrum).square_().flatten(1)  # real and imaginary parts in turn
+            torch.mm(squares, self.filters, out=power[rows])
+        logarithm = power.clamp_min_(torch.finfo(power.dtype).tiny).log_()
+        return logarithm.clamp_min_(logarithm.max() - DYNAMIC_RANGE)
 
     def _standard_samples(self, waveform: Waveform) -> Tensor:
         """Check and cut the length, resample, centre and bring to peak 1."""
@@ -176,37 +182,46 @@ class AudioModality(Modality):
                 f"{name} has {len(samples)} samples at {rate:g} Hz, fewer than one analysis window "
                 f"({self.window_length / self.sample_rate:g} s): drop it (an array is [n] or [channels, n])"
             )
-        scale = max(np.abs(samples).max(), TINY)  # first of all, so that no later sum overflows
+        scale = max(samples.max(), -samples.min(), TINY)  # first of all, so that no later sum overflows
         samples = samples / scale
-        samples = samples - samples.mean(dtype=np.float64).astype(np.float32)
-        peak = np.abs(samples).max()
+        samples -= samples.mean()
+        peak = max(samples.max(), -samples.min())
         if peak * scale < SILENCE_PEAK and not self.allow_silence:
             raise BadSampleError(
                 f"{name} is silent (peak {peak * scale:.1g} of full scale 1, all channels averaged): "
                 "drop it or set allow_silence"
             )
-        samples = samples / max(peak, TINY)
         if rate != self.sample_rate:
             samples = soxr.resample(samples, rate, self.sample_rate)
-        # Resampling rounds lengths down; a clip of exactly one window must stay one.
-        return torch.from_numpy(np.pad(samples, (0, max(0, self.window_length - len(samples)))))
+        samples /= max(peak, TINY)
+        missing = self.window_length - len(samples)
+        if missing > 0:  # resampling rounds lengths down; a clip of exactly one window must stay one
+            samples = np.pad(samples, (0, missing))
+        return torch.from_numpy(samples)
 
-    def _patchify(self, log_mel: Tensor) -> Segment:
-        """[frames, n_mels] -> tokens."""
-        variance, mean = torch.var_mean(log_mel, correction=0)
-        frames = (log_mel - mean) * (variance + FLAT_VARIANCE).rsqrt()
-        steps = max(0, -(-(len(frames) - self.patch_time) // self.stride_time)) + 1
-        missing = (steps - 1) * self.stride_time + self.patch_time - len(frames)
-        frames = nn.functional.pad(frames, (0, 0, 0, missing), value=float(frames.min()))
-        cells = frames.unfold(0, self.patch_time, self.stride_time)  # [steps, n_mels, patch_time]
-        cells = cells.unfold(1, self.patch_freq, self.patch_freq)  # [steps, bands, patch_time, patch_freq]
-        bands = cells.shape[1]
-        patches = cells.reshape(steps * bands, -1)  # [n, patch_time * patch_freq]
+    def _patchify(self, log_mel: NDArray[np.float32]) -> Segment:
+        """[frames, n_mels], overwritten -> tokens."""
+        log_mel -= log_mel.mean()
+        variance = np.vdot(log_mel, log_mel) / log_mel.size
+        log_mel *= np.float32(1 / math.sqrt(variance + FLAT_VARIANCE))
+        steps = max(0, -(-(len(log_mel) - self.patch_time) // self.stride_time)) + 1
+        missing = (steps - 1) * self.stride_time + self.patch_time - len(log_mel)
+        if missing:
+            quiet = np.full((missing, log_mel.shape[1]), log_mel.min())
+            log_mel = np.concatenate((log_mel, quiet))
+        bands = log_mel.shape[1] // self.patch_freq
+        cells = sliding_window_view(log_mel, self.patch_time, axis=0)[:: self.stride_time]
+        cells = cells.reshape(steps, bands, self.patch_freq, self.patch_time).transpose(0, 1, 3, 2)
+        patches = cells.copy().reshape(steps * bands, -1)  # [n, patch_time * patch_freq]
+        targets = None
+        if self.next_patch_loss:
+            targets = patches.copy()
+            normalize_patches(targets)
         return Segment(
             modality=self.name,
-            features=patches,
-            positions_2d=torch.cartesian_prod(torch.arange(steps), torch.arange(bands)),
-            targets=normalize_patches(patches).values if self.next_patch_loss else None,
+            features=torch.from_numpy(patches),
+            positions_2d=row_major_positions(steps, bands).flip(1),
+            targets=None if targets is None else torch.from_numpy(targets),
         )
 
 

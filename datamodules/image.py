@@ -23,16 +23,16 @@ import warnings
 import zlib
 from bisect import bisect_right
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.media import open_media
-from datamodules.patches import normalize_patches
+from datamodules.patches import normalize_patches, row_major_positions
 from onn_lightning.batch import Segment
 from onn_lightning.modality import BadSampleError, Modality
 
@@ -148,8 +148,8 @@ class ImageModality(Modality):
 
         return PatchRegressionHead(hidden_size, self.pixels_per_patch) if self.next_patch_loss else None
 
-    def _pixels(self, image: Image.Image, name: str, may_draft: bool) -> NDArray[np.float32]:
-        """Decode, set upright, scale into the budget: [height, width, channels] in [-1, 1]."""
+    def _pixels(self, image: Image.Image, name: str, may_draft: bool) -> NDArray[Any]:
+        """Decode, set upright, scale into the budget: [height, width(, channels)], uint8 or in [-1, 1]."""
         width, height = image.size
         if width * height > self.max_pixels:
             raise BadSampleError(
@@ -165,7 +165,7 @@ class ImageModality(Modality):
             if may_draft and size != image.size:
                 image.draft(None, (2 * size[0], 2 * size[1]))  # JPEG: decode at a fraction of the size
             image.load()
-            plain = _plain_mode(image)
+            plain = _plain_mode(image, self.channels)
             low, high = _value_range(image)
             if plain.size != size:
                 plain = plain.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
@@ -176,34 +176,33 @@ class ImageModality(Modality):
             ) from error
         if orientation in UPRIGHT:
             plain = plain.transpose(UPRIGHT[orientation])
+        if plain.mode == "F":
+            return _scaled(np.asarray(plain), low, high, name)
         if plain.mode == "RGBA":
             plain = Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain)
-        if plain.mode != "F":
-            plain = plain.convert("L" if self.channels == 1 else "RGB")
-        values = np.asarray(plain, dtype=np.float32)
-        if not math.isfinite(high - low) or not np.isfinite(values).all():
-            raise BadSampleError(f"{name} holds NaN or infinite pixels: replace them or drop it")
-        scaled = (values - np.float32(low)) * np.float32(2 / max(high - low, 1e-30)) - 1
-        scaled = np.clip(scaled, -1, 1).astype(np.float32)  # bicubic weights overshoot at edges
-        if scaled.ndim == 2:
-            scaled = np.repeat(scaled[:, :, None], self.channels, axis=2)
-        return scaled
+        mode = "L" if self.channels == 1 else "RGB"
+        return np.asarray(plain if plain.mode == mode else plain.convert(mode))
 
-    def _patchify(self, pixels: NDArray[np.float32]) -> Segment:
+    def _patchify(self, pixels: NDArray[Any]) -> Segment:
+        """[height, width(, channels)] -> tokens; bytes become floats on the way into the patches."""
         side = self.patch_size
-        height, width, channels = pixels.shape
-        rows, columns = -(-height // side), -(-width // side)
-        if (rows * side, columns * side) != (height, width):
-            missing = ((0, rows * side - height), (0, columns * side - width), (0, 0))
-            pixels = np.pad(pixels, missing, mode="edge")
-        grid = torch.from_numpy(pixels).view(rows, side, columns, side, channels)
-        patches = normalize_patches(grid.transpose(1, 2).reshape(rows * columns, -1))  # [n, p * p * C]
-        statistics = (MEAN_SCALE * patches.mean, LOG_STD_SCALE * (patches.log_std + LOG_STD_OFFSET))
+        rows, columns = -(-pixels.shape[0] // side), -(-pixels.shape[1] // side)
+        for axis, count in enumerate((rows, columns)):
+            if pixels.shape[axis] != count * side:
+                pixels = pixels.take(np.arange(count * side), axis, mode="clip")  # repeats the edge
+        if pixels.ndim == 2 and self.channels > 1:
+            pixels = np.repeat(pixels[:, :, None], self.channels, axis=2)
+        cells = pixels.reshape(rows, side, columns, -1).transpose(0, 2, 1, 3)  # [rows, columns, p, p * C]
+        patches = cells.astype(np.float32, order="C").reshape(rows * columns, -1)
+        is_bytes = pixels.dtype == np.uint8
+        scales = normalize_patches(patches, unit=2 / 255 if is_bytes else 1.0)
+        mean = scales.mean - np.float32(is_bytes)  # the byte 0, black, stands for -1
+        statistics = (MEAN_SCALE * mean, LOG_STD_SCALE * (scales.log_std + LOG_STD_OFFSET))
         return Segment(
             modality=self.name,
-            features=torch.cat((patches.values, *statistics), dim=1),
+            features=torch.from_numpy(np.column_stack((patches, *statistics))),
             positions_2d=row_major_positions(rows, columns),
-            targets=patches.values if self.next_patch_loss else None,
+            targets=torch.from_numpy(patches) if self.next_patch_loss else None,
         )
 
 
@@ -235,11 +234,6 @@ def fit_into_budget(width: int, height: int, patch_size: int, max_tokens: int) -
     return max(1, round(width * rows * patch_size / height)), rows * patch_size
 
 
-def row_major_positions(rows: int, columns: int) -> Tensor:
-    """[rows * columns, 2] int64: (x, y) of each patch, line by line."""
-    return torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1)
-
-
 def _open(stream: BinaryIO, name: str) -> Image.Image:
     try:
         return Image.open(stream, formats=FORMATS)
@@ -261,15 +255,26 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _plain_mode(image: Image.Image) -> Image.Image:
-    """The image in one of the modes that can be resized well: L, RGB, RGBA or F."""
+def _plain_mode(image: Image.Image, channels: int) -> Image.Image:
+    """The image in one of the modes that can be resized well: L, RGB, RGBA or F; grey where that is asked."""
     if image.mode == "F" or image.mode.startswith("I"):
         mode = "F"
     elif image.has_transparency_data:
         image, mode = image.convert("LA") if image.mode == "La" else image, "RGBA"
+    elif image.mode in ("1", "L"):
+        mode = "L"
     else:
-        mode = "L" if image.mode in ("1", "L") else "RGB"
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        mode = "L" if channels == 1 else "RGB"  # resizing one channel takes a third of the time
     return image if image.mode == mode else image.convert(mode)  # converting to the same mode copies
+
+
+def _scaled(values: NDArray[np.float32], low: float, high: float, name: str) -> NDArray[np.float32]:
+    """Values of a deep grey image, brought from low..high to [-1, 1]."""
+    if not math.isfinite(high - low) or not np.isfinite(values).all():
+        raise BadSampleError(f"{name} holds NaN or infinite pixels: replace them or drop it")
+    scaled = (values - np.float32(low)) * np.float32(2 / max(high - low, 1e-30)) - 1
+    return np.clip(scaled, -1, 1, out=scaled)  # bicubic weights overshoot at edges
 
 
 def _value_range(image: Image.Image) -> tuple[float, float]:

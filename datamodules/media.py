@@ -9,6 +9,7 @@ Notable:
 from __future__ import annotations
 
 import io
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,10 +46,9 @@ def open_media(source: str | Path | bytes, kind: str) -> Iterator[tuple[str, Bin
 
 def _open_regular_file(source: str | Path, name: str) -> tuple[BinaryIO, int]:
     try:
-        path = Path(source)
-        status = path.stat()
+        status = os.stat(source)
         if stat.S_ISREG(status.st_mode):
-            return path.open("rb"), status.st_size
+            return open(source, "rb"), status.st_size  # the caller's `with` closes it
     except FileNotFoundError as error:
         raise BadSampleError(f"{name} does not exist: correct the path or drop the item") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the path

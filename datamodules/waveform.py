@@ -12,6 +12,9 @@ Notable:
 
 from __future__ import annotations
 
+import io
+import math
+import os
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -77,22 +80,21 @@ def read_waveform(raw: str | Path | bytes | Clip, max_seconds: float) -> Wavefor
         )
     if not len(waveform.samples):
         raise BadSampleError(f"{waveform.name} holds no samples (its header may be wrong): {CONVERT}")
-    if not np.isfinite(waveform.samples).all():
+    if not (math.isfinite(waveform.samples.max()) and math.isfinite(waveform.samples.min())):  # NaN is both
         raise BadSampleError(f"{waveform.name} holds NaN or infinite samples: replace them or drop it")
     return waveform
 
 
 class _Source:
-    """A stream as libsndfile should see it: content only.
+    """Bytes in memory as libsndfile should see them.
 
-    Without a file name, since libsndfile takes any text for headerless audio where the suffix says so
-    (.au, .vox, .raw); and without exceptions from `seek`, since damaged files make it seek before their
-    start, and inside a C callback an exception would only be printed.
+    Without exceptions from `seek`, since damaged files make it seek before their start, and inside a C
+    callback an exception would only be printed.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.BytesIO) -> None:
         self._stream = stream
-        self.read, self.tell = stream.read, stream.tell
+        self.readinto, self.tell = stream.readinto, stream.tell
 
     def seek(self, offset: int, whence: int = 0) -> int:
         with suppress(OSError, ValueError):
@@ -100,12 +102,20 @@ class _Source:
         return self._stream.tell()
 
 
+def _open(stream: BinaryIO) -> soundfile.SoundFile:
+    """Never by name: libsndfile takes any text for headerless audio where the suffix says so (.au, .raw)."""
+    if isinstance(stream, io.BytesIO):
+        return soundfile.SoundFile(_Source(stream))
+    os.lseek(stream.fileno(), 0, os.SEEK_SET)  # what Python has read ahead is not where the descriptor is
+    return soundfile.SoundFile(stream.fileno(), closefd=False)
+
+
 def _decode(stream: BinaryIO, name: str, max_seconds: float) -> Waveform:
     truncated = f"{name} is cut short: it holds less than its header declares; fetch it again or drop it"
     if _wav_is_truncated(stream):
         raise BadSampleError(truncated)
     try:
-        sound = soundfile.SoundFile(_Source(stream))
+        sound = _open(stream)
     except soundfile.SoundFileError as error:
         raise BadSampleError(f"{name} is not audio that libsndfile opens: {CONVERT}") from error
     with sound:
@@ -116,16 +126,17 @@ def _decode(stream: BinaryIO, name: str, max_seconds: float) -> Waveform:
         count = 0
         try:
             while count < wanted:
-                frames = sound.read(min(block, wanted - count), dtype="float32", always_2d=True)
-                if not len(frames):
-                    break
+                asked = min(block, wanted - count)
+                frames = sound.read(asked, dtype="float32", always_2d=True)
                 blocks.append(_mix(frames.T))
                 count += len(frames)
+                if len(frames) < asked:
+                    break
         except soundfile.SoundFileError as error:
             raise BadSampleError(f"{name} is damaged or cut short ({error}): {CONVERT}") from error
         if 0 < count < min(wanted, COMPLETE * sound.frames):
             raise BadSampleError(truncated)
-    return Waveform(name, np.concatenate(blocks) if blocks else np.empty(0, np.float32), rate)
+    return Waveform(name, blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate)
 
 
 def _from_array(samples: Any, sample_rate: Any, max_seconds: float) -> Waveform:
@@ -149,6 +160,8 @@ def _mix(channels: NDArray[Any]) -> NDArray[np.float32]:
     """[channels, n] -> [n], averaged; NaN and overflow pass through to the check that names them."""
     if not channels.size:
         return np.empty(0, np.float32)
+    if len(channels) == 1 and channels.dtype == np.float32:
+        return channels[0]
     with np.errstate(all="ignore"):
         return np.asarray(channels.mean(axis=0), dtype=np.float32)
 
