@@ -13,19 +13,15 @@ import dataclasses
 import inspect
 import pkgutil
 import re
+import sys
 import typing
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.loggers import Logger
-from torch.optim import Optimizer
-
 from onn_lightning.cli.config_files import locate
 from onn_lightning.cli.errors import nearest, one_line
-from onn_lightning.modality import Modality
 
 _KEY = re.compile(r"""^(?:- )?Parser key "([^"]+)":\s*(.*)$""")
 _CLASS = re.compile(r"^(?:- )?Problem with given class_path '([^']+)':\s*(.*)$")
@@ -35,6 +31,18 @@ _NOISE = re.compile(
     r"^(?:- )?(Does not validate against|Subtypes: |Errors:|Given value|Expected a path but )"
 )
 _MAX_LENGTH = 300
+# What configs choose by class_path; a verb that has not imported a kind has no key for it.
+_KINDS = (
+    ("lightning.pytorch", "Callback"),
+    ("lightning.pytorch", "LightningModule"),
+    ("lightning.pytorch", "LightningDataModule"),
+    ("lightning.pytorch.loggers", "Logger"),
+    ("onn_lightning.modality", "Modality"),
+    ("torch.optim", "Optimizer"),
+    ("datamodules.prepare.readers.base", "Reader"),
+    ("datamodules.prepare.step", "Filter"),
+    ("datamodules.prepare.executors.base", "Executor"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +185,7 @@ def _names_in(module: str) -> list[str]:
 
 def _short_class_names() -> list[str]:
     """Classes that jsonargparse would find by their bare name, of the kinds that configs choose."""
-    kinds: list[type] = [Callback, LightningModule, LightningDataModule, Logger, Modality, Optimizer]
+    kinds: list[type] = [getattr(sys.modules[home], name) for home, name in _KINDS if home in sys.modules]
     names = []
     while kinds:
         kind = kinds.pop()

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import jsonargparse
-from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -29,7 +28,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from onn_lightning import __version__
 from onn_lightning.cli.allocator import keep_freed_memory
-from onn_lightning.cli.config_files import bundled_list, check_config, find_config
+from onn_lightning.cli.config_files import bundled_list
+from onn_lightning.cli.config_option import ConfigFile
 from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.run_folder import (
@@ -43,17 +43,6 @@ from onn_lightning.cli.run_folder import (
 )
 
 _log = logging.getLogger("lightning.pytorch")  # shown on the terminal by Lightning, on rank 0
-
-
-class ConfigFile(ActionConfigFile):
-    """`--config`: a path or a bundled name, checked before jsonargparse reads it."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        path = find_config(str(values))
-        keys = {action.dest.split(".")[0] for action in parser._actions}
-        check_config(path, sorted(keys - {"help", "config", "print_config"}))
-        parser.config_paths.append(path)
-        super().__call__(parser, namespace, str(path), option_string)
 
 
 class OmniArgumentParser(LightningArgumentParser):
