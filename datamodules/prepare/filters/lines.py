@@ -1,7 +1,7 @@
 """`LineFilter`: drops documents whose lines are those of menus, code or page furniture.
 
 Notable:
-- The rules of C4 (Raffel et al. 2019, arXiv 1910.10683) and FineWeb (arXiv 2406.17557), asked of whole documents:
+- The rules of C4 (Raffel et al. 2019, arXiv 1910.10683) and FineWeb (arXiv 2406.17557), asked of documents:
   nothing is cut out of a text. Where C4 removes a line, a share of such lines removes the document.
 - Chinese sentences end with 。！？…」』” too; a line is short at a third of the characters.
 """
