@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datamodules.audio import AudioModality
     from datamodules.image import ImageModality
     from datamodules.omni import OmniDataModule
+    from datamodules.prepared import PreparedSource
     from datamodules.sources import JsonLines, Source, TextFiles
     from datamodules.text import DualTokenizer, TextModality
 
@@ -21,6 +22,7 @@ _HOMES = {
     "ImageModality": "datamodules.image",
     "JsonLines": "datamodules.sources",
     "OmniDataModule": "datamodules.omni",
+    "PreparedSource": "datamodules.prepared",
     "Source": "datamodules.sources",
     "TextFiles": "datamodules.sources",
     "TextModality": "datamodules.text",
@@ -32,6 +34,7 @@ __all__ = [
     "ImageModality",
     "JsonLines",
     "OmniDataModule",
+    "PreparedSource",
     "Source",
     "TextFiles",
     "TextModality",

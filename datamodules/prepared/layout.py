@@ -101,7 +101,7 @@ class TokenLayout:
         """Pack the encoding of a whole text.
 
         Args:
-            encoding: causal, with its `starts`.
+            encoding: with its `starts`.
         Raises:
             PackingError: if its ids are not this layout's, or the previous ones do not follow from the rest.
         """
@@ -126,8 +126,8 @@ class TokenLayout:
             raise PackingError(
                 f"token {failed} cannot be packed (char id {char_id} of {self.vocab_size}, word id "
                 f"{word_id} of {self.num_words}, previous {previous}, begins at {start}): its ids are of "
-                "another tokenizer or of full context, or it ends a listed word of more than "
-                f"{self.longest_word} characters, which must be taken off the word list"
+                f"another tokenizer, or it ends a listed word of more than {self.longest_word} characters, "
+                "which must be taken off the word list"
             )
         return packed
 
