@@ -136,8 +136,8 @@ def raise_failure(stage: Stage, failure: TaskFailure, folder: Path) -> NoReturn:
     """
     log = folder / stage.name / "logs" / f"task_{failure.task:05d}.log"
     raise PreparationError(
-        f"stage {stage.name}, {described(stage, failure.task)}: {failure.message}; mend it and {RESUME} "
-        f"(log: {log})"
+        f"stage {stage.name}, {described(stage, failure.task)}: {failure.message}; mend it and {RESUME}"
+        f"{f' (log: {log})' if log.exists() else ''}"
     ) from FailedThere(failure.trace)
 
 

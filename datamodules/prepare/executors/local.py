@@ -73,9 +73,8 @@ class _LocalStage(LocalPipelineExecutor):  # type: ignore[misc]  # datatrove is 
         self._stage, self._folder, self._progress = stage, folder, progress
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_progress"], state["_stage"]  # of the main process; a worker needs the pipeline alone
-        return state
+        of_main_process = {"_progress", "_stage"}  # a worker needs the pipeline alone
+        return {key: value for key, value in self.__dict__.items() if key not in of_main_process}
 
     def run(self) -> None:
         """Launch all ranks that are not complete, and wait for them."""

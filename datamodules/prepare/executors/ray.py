@@ -111,9 +111,8 @@ class _RayStage(RayPipelineExecutor):  # type: ignore[misc]  # datatrove is not 
         self._stage, self._folder, self._progress = stage, folder, progress
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_progress"], state["_stage"]
-        return state
+        of_main_process = {"_progress", "_stage"}  # a worker needs the pipeline alone
+        return {key: value for key, value in self.__dict__.items() if key not in of_main_process}
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         # datatrove's Ray executor writes logs into one folder below /tmp first, whoever's runs share it
