@@ -2,16 +2,20 @@
 
 Notable:
 - Training: an endless mixture by share of tokens; every (rank, worker) reads its own documents;
-  checkpoints hold the exact place in it.
+  checkpoints hold the exact place in it, from which any number of ranks and workers can go on.
+- The shares may change while training runs (`set_mixture_weights`), and a training source may be one
+  that grows (`Source.follows`): what is added to it is read without a restart.
 - Held-out: one loader a source, every document exactly once, the same batches whatever the number of
   ranks; `Batch.source` carries the name.
 - Before the first batch, one sample of each modality is encoded, on every rank: from then on every
-  batch holds every modality that occurs in the data, if need be with zero tokens.
+  batch holds every modality that occurs in the data, if need be with zero tokens. A source that
+  grows may bring a modality later; it then shows its form by itself (`Modality.placeholder`).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from itertools import islice
 
@@ -19,10 +23,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from datamodules.bad_samples import BadSampleLog
+from datamodules.held_out import HeldOutStream
 from datamodules.loader import HeldOutLoader, TrainLoader
 from datamodules.packing import Collator, prototype_of, split_document
 from datamodules.sources import Source
-from datamodules.stream import DocumentPieces, HeldOutStream, Replica, TrainStream
+from datamodules.stream import DocumentPieces, Replica, TrainStream
+from datamodules.weights import MixtureWeights
 from onn_lightning.batch import Segment
 from onn_lightning.modality import BadSampleError, Modality
 
@@ -54,6 +60,9 @@ class OmniDataModule(LightningDataModule):
         seed: of the order of documents and of the draws of rows.
         buffer_size: pieces (up to a row each, encoded) among which a reader draws its rows: larger
             shuffles wider and pads less, and takes that much more memory in each worker.
+        max_pixels_per_batch: pixels of images and cells of spectrograms that a batch of one rank may
+            hold; pieces that would exceed it wait for a later batch. None: any number.
+        poll_seconds: how often a reader looks for new documents in a source that grows and has none.
         max_consecutive_bad: damaged samples in a row after which a reader stops the run.
     Raises:
         ValueError: if a number is out of range, or two modalities have the same name.
@@ -72,6 +81,8 @@ class OmniDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         buffer_size: int = 256,
+        max_pixels_per_batch: int | None = None,
+        poll_seconds: float = 10.0,
         max_consecutive_bad: int = 100,
     ) -> None:
         super().__init__()
@@ -85,6 +96,12 @@ class OmniDataModule(LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}")
+        if max_pixels_per_batch is not None and max_pixels_per_batch < 1:
+            raise ValueError(
+                f"`max_pixels_per_batch` must be at least 1, or None, got {max_pixels_per_batch}"
+            )
+        if not 0 < poll_seconds < math.inf:
+            raise ValueError(f"`poll_seconds` must be a positive number, got {poll_seconds}")
         self.modalities = modalities
         self._modalities = {modality.name: modality for modality in modalities}
         if len(self._modalities) != len(modalities):
@@ -102,6 +119,9 @@ class OmniDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.buffer_size = buffer_size
+        self.max_pixels_per_batch = max_pixels_per_batch
+        self.poll_seconds = poll_seconds
+        self._weights = MixtureWeights({name: source.weight for name, source in train.items()})
         self._bad_samples = BadSampleLog(
             [f"{split}/{name}" for split, sources in self.splits.items() for name in sources],
             max_consecutive_bad,
@@ -114,6 +134,25 @@ class OmniDataModule(LightningDataModule):
         """Damaged samples that this process skipped so far, by `split/source`."""
         return self._bad_samples.totals()
 
+    @property
+    def mixture_weights(self) -> dict[str, float]:
+        """Weight of every training source now: its share of the tokens, relative to the others."""
+        return self._weights.by_name
+
+    def set_mixture_weights(self, weights: Mapping[str, float]) -> None:
+        """Change the training mixture, from any callback; in a distributed run, on every rank alike.
+
+        Takes effect at the next batch that is ordered: at once without loader workers, otherwise after
+        the `2 * num_workers` batches that are under way. Shares are counted from then on: nothing is
+        made up for. Checkpoints hold the weights; a config that was edited since overrides them.
+
+        Args:
+            weights: by source, of all or some sources; 0: none of it.
+        Raises:
+            ValueError: for an unknown source or an impossible weight.
+        """
+        self._weights.update(weights)
+
     def setup(self, stage: str) -> None:
         """Look at the sources of a stage and at one sample of each modality.
 
@@ -121,7 +160,8 @@ class OmniDataModule(LightningDataModule):
             stage: "fit", "validate", "test" or "predict".
         Raises:
             FileNotFoundError: if a corpus is not there.
-            ValueError: if a corpus is empty, or all samples of a modality that were tried are bad.
+            ValueError: if a corpus is empty or was made for other modalities, if all samples of a modality
+                that were tried are bad, or if a held-out source is one that grows.
         """
         sources = {
             f"{split}/{name}": source
@@ -131,15 +171,31 @@ class OmniDataModule(LightningDataModule):
         if stage == "fit" and not self.splits["train"]:
             raise ValueError("there is no training source: name at least one under `train`")
         for name, source in sources.items():
-            log.info("source '%s': %d documents", name, len(source))
+            self._look_at(name, source)
         prototypes = {}
         for name, modality in self._modalities.items():
             prototype = self._probe(modality, sources)
+            if prototype is None and any(source.follows for source in sources.values()):
+                placeholder = modality.placeholder()
+                prototype = None if placeholder is None else prototype_of(placeholder)
             if prototype is None:
                 log.warning("no source for '%s' holds modality '%s': batches are without it", stage, name)
             else:
                 prototypes[name] = prototype
         self._collator = Collator(prototypes, list(self._modalities), self.row_length, self.rows_per_batch)
+
+    def _look_at(self, name: str, source: Source) -> None:
+        """Check one source and say how large it is."""
+        source.check(self._modalities)
+        count = len(source)
+        if source.follows and not name.startswith("train/"):
+            raise ValueError(
+                f"source '{name}' grows while it is read: held-out data must stay the same; give it a corpus "
+                "that does not"
+            )
+        if not count and not source.follows:
+            raise ValueError(f"source '{name}' holds no documents: correct its path, or leave it out")
+        log.info("source '%s': %d documents%s", name, count, ", may grow" if source.follows else "")
 
     def _probe(self, modality: Modality, sources: Mapping[str, Source]) -> Segment | None:
         """Encode the first readable sample of a modality; None where no source has one."""
@@ -164,9 +220,16 @@ class OmniDataModule(LightningDataModule):
             self._ready_collator(),
             self.seed,
             self.buffer_size,
-            self._replica(),
+            self.poll_seconds,
         )
-        return TrainLoader(stream, self.batches_per_epoch, self.num_workers, torch.cuda.is_available())
+        return TrainLoader(
+            stream,
+            self._weights,
+            self._replica(),
+            self.batches_per_epoch,
+            self.num_workers,
+            torch.cuda.is_available(),
+        )
 
     def val_dataloader(self) -> list[HeldOutLoader]:
         return self._held_out("validation")
@@ -192,7 +255,9 @@ class OmniDataModule(LightningDataModule):
         return [HeldOutLoader(stream, self.num_workers, torch.cuda.is_available()) for stream in streams]
 
     def _reader(self, split: str) -> DocumentPieces:
-        return DocumentPieces(self._modalities, self.row_length, self._bad_samples, split)
+        return DocumentPieces(
+            self._modalities, self.row_length, self._bad_samples, split, self.max_pixels_per_batch
+        )
 
     def _ready_collator(self) -> Collator:
         if self._collator is None:

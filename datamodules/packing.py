@@ -8,8 +8,12 @@ Notable:
   and is never supervised.
 - One medium is never cut: a segment with `positions_2d` has an inner geometry and goes whole into
   one piece. Segments without (text, series) are cut wherever the row ends.
+- Where a batch has a budget of pixels, no piece exceeds it by itself: a document of many media is cut
+  between them.
 - Every batch of a run has the same [B, T] shape and the same modalities: missing rows are padding,
   missing modalities have zero tokens with the right trailing shapes, taken from a prototype.
+- A batch is laid out with one array operation a part, not one a document: short documents are as
+  fast as long ones.
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onn_lightning.batch import PADDING_DOCUMENT, Batch, ModalityTokens, Segment
-from onn_lightning.modality import BadSampleError
+from onn_lightning.modality import BadSampleError, Modality
 
 
 @dataclass(frozen=True)
@@ -30,71 +36,124 @@ class Piece:
 
     Args:
         segments: in reading order, none empty.
+        pixels: what it takes of a batch's budget of pixels; 0 where there is none.
     """
 
     segments: tuple[Segment, ...]
+    pixels: int = 0
     length: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", sum(len(segment) for segment in self.segments))
+        object.__setattr__(self, "length", sum(map(len, self.segments)))
 
     def __len__(self) -> int:
         return self.length
 
 
-def split_document(segments: Sequence[Segment], row_length: int) -> list[Piece]:
+@dataclass(frozen=True)
+class PixelBudget:
+    """How many pixels (spectrogram cells) a batch may hold.
+
+    Args:
+        max_pixels: of a batch.
+        modalities: the run's modalities by name; they count the pixels of a segment.
+    """
+
+    max_pixels: int
+    modalities: Mapping[str, Modality]
+
+    def pixels(self, segment: Segment) -> int:
+        """What a segment takes."""
+        return self.modalities[segment.modality].pixels(segment)
+
+
+def split_document(
+    segments: Sequence[Segment], row_length: int, budget: PixelBudget | None = None
+) -> list[Piece]:
     """Cut a document into pieces that each fit in a row.
 
     Args:
         segments: the document, none empty.
         row_length: tokens in a row, at least 2.
+        budget: pixels that a piece may hold; None: any number.
     Returns:
         One piece if the document fits; otherwise pieces that overlap by one token.
     Raises:
-        BadSampleError: if a medium does not fit in one row beside the token that predicts it.
+        BadSampleError: if a medium does not fit in one row, or in the budget, beside the token that
+            predicts it.
     """
-    pieces: list[Piece] = []
-    current: list[Segment] = []
-    room = row_length
-
-    def begin_piece() -> None:
-        nonlocal current, room
-        pieces.append(Piece(tuple(current)))
-        current, room = [current[-1][-1:].without_loss()], row_length - 1
-
+    if budget is None and sum(map(len, segments)) <= row_length:
+        return [Piece(tuple(segments))] if segments else []
+    cutter = _Cutter(row_length, budget)
     for segment in segments:
-        if segment.positions_2d is not None:
-            if len(segment) > row_length - 1:
+        cutter.add(segment)
+    return cutter.finish()
+
+
+class _Cutter:
+    """The piece that is being filled, and those before it."""
+
+    def __init__(self, row_length: int, budget: PixelBudget | None) -> None:
+        self._row_length = row_length
+        self._budget = budget
+        self._pieces: list[Piece] = []
+        self._current: list[Segment] = []
+        self._room = row_length
+        self._pixels = 0
+
+    def add(self, segment: Segment) -> None:
+        if segment.positions_2d is None:
+            start = 0
+            while start < len(segment):
+                if self._room == 0:
+                    self._begin_piece()
+                part = segment[start : start + self._room]
+                self._put(part)
+                start += len(part)
+        else:
+            self._check(segment)
+            if len(segment) > self._room or self._exceeds(segment):
+                self._begin_piece()
+            if self._exceeds(segment):
+                assert self._budget is not None
                 raise BadSampleError(
-                    f"a medium of modality '{segment.modality}' has {len(segment)} tokens, a row has room "
-                    f"for {row_length - 1} beside the token before it: lower the modality's budget (fewer "
-                    "tokens, smaller size, shorter duration, larger patch) or raise `row_length`"
+                    f"a medium of modality '{segment.modality}' has {self._budget.pixels(segment)} pixels "
+                    f"(cells), and {self._pixels} stand before it, a batch may hold "
+                    f"{self._budget.max_pixels}: lower the modality's budget (fewer tokens, smaller size, "
+                    "shorter duration) or raise `max_pixels_per_batch`"
                 )
-            if len(segment) > room:
-                begin_piece()
-            current.append(segment)
-            room -= len(segment)
-            continue
-        start = 0
-        while start < len(segment):
-            if room == 0:
-                begin_piece()
-            part = segment[start : start + room]
-            current.append(part)
-            room -= len(part)
-            start += len(part)
-    if current:
-        pieces.append(Piece(tuple(current)))
-    return pieces
+            self._put(segment)
 
+    def finish(self) -> list[Piece]:
+        if self._current:
+            self._pieces.append(Piece(tuple(self._current), self._pixels))
+        return self._pieces
 
-def best_fit(pieces: Sequence[Piece], room: int) -> int | None:
-    """Index of the longest piece of at most `room` tokens (the first such), or None."""
-    best, best_length = None, 0
-    for index, piece in enumerate(pieces):
-        if best_length < piece.length <= room:
-            best, best_length = index, piece.length
-    return best
+    def _check(self, medium: Segment) -> None:
+        if len(medium) > self._row_length - 1:
+            raise BadSampleError(
+                f"a medium of modality '{medium.modality}' has {len(medium)} tokens, a row has room "
+                f"for {self._row_length - 1} beside the token before it: lower the modality's budget (fewer "
+                "tokens, smaller size, shorter duration, larger patch) or raise `row_length`"
+            )
+
+    def _exceeds(self, segment: Segment) -> bool:
+        budget = self._budget
+        return budget is not None and self._pixels + budget.pixels(segment) > budget.max_pixels
+
+    def _put(self, segment: Segment) -> None:
+        self._current.append(segment)
+        self._room -= len(segment)
+        if self._budget is not None:
+            self._pixels += self._budget.pixels(segment)
+
+    def _begin_piece(self) -> None:
+        if not self._current:
+            return
+        self.finish()
+        last = self._current[-1][-1:].without_loss()
+        self._current, self._room, self._pixels = [], self._row_length, 0
+        self._put(last)
 
 
 def prototype_of(segment: Segment) -> Segment:
@@ -145,78 +204,104 @@ class Collator:
         Raises:
             ValueError: if there are too many rows, or one is too long.
         """
-        if len(rows) > self.rows_per_batch:
-            raise ValueError(f"{len(rows)} rows do not fit in a batch of {self.rows_per_batch}")
-        shape = (self.rows_per_batch, self.row_length)
-        modality_ids = torch.full(shape, -1)
-        positions = torch.zeros(shape, dtype=torch.int64)
-        document_ids = torch.full(shape, PADDING_DOCUMENT)
-        parts = {name: _Parts() for name in self.prototypes}
-        for row, pieces in enumerate(rows):
-            if sum(len(piece) for piece in pieces) > self.row_length:
-                raise ValueError(f"the pieces of row {row} hold more than {self.row_length} tokens")
-            start = 0
-            for document, piece in enumerate(pieces):
-                end = start + len(piece)
-                positions[row, start:end] = torch.arange(len(piece))
-                document_ids[row, start:end] = document
-                head = start
-                for segment in piece.segments:
-                    stop = head + len(segment)
-                    if segment.modality not in parts:
-                        raise ValueError(
-                            f"the data holds modality '{segment.modality}', of which no source showed a "
-                            "sample during setup: let the source's `indices_with` find it"
-                        )
-                    modality_ids[row, head:stop] = self.modality_ids[segment.modality]
-                    place = row * self.row_length + head
-                    parts[segment.modality].add(segment, place, opens_piece=head == start)
-                    head = stop
-                start = end
+        layout = _Layout(rows, self.rows_per_batch, self.row_length)
+        segments = [segment for row in rows for piece in row for segment in piece.segments]
+        parts: dict[str, list[Segment]] = {name: [] for name in self.prototypes}
+        for segment in segments:
+            if segment.modality not in parts:
+                raise ValueError(
+                    f"the data holds modality '{segment.modality}', of which no source showed a sample "
+                    "during setup: let the source's `indices_with` find it"
+                )
+            parts[segment.modality].append(segment)
+        lengths = np.array([len(segment) for segment in segments], np.int64)
+        numbers = np.array([self.modality_ids[segment.modality] for segment in segments], np.int64)
+        numbers = np.repeat(numbers, lengths)  # [n] modality of each token
+        supervised = _supervised(segments, lengths) & (layout.positions > 0)
+        modalities = {}
+        for name, prototype in self.prototypes.items():
+            inside = numbers == self.modality_ids[name]
+            places, predicted = layout.places[inside], supervised[inside]
+            modalities[name] = _joined(prototype, parts[name], places, predicted)
         return Batch(
-            modality_ids=modality_ids,
-            positions=positions,
-            document_ids=document_ids,
-            modalities={name: parts[name].joined(prototype) for name, prototype in self.prototypes.items()},
+            modality_ids=layout.spread(numbers, -1),
+            positions=layout.spread(layout.positions, 0),
+            document_ids=layout.spread(layout.documents, PADDING_DOCUMENT),
+            modalities=modalities,
             source=source,
         )
 
 
-class _Parts:
-    """The tensors of one modality while a batch is being put together."""
+class _Layout:
+    """Where the n tokens of a batch stand, in reading order.
 
-    def __init__(self) -> None:
-        self.features: list[Tensor] = []
-        self.indices: list[Tensor] = []
-        self.positions_2d: list[Tensor] = []
-        self.targets: list[Tensor] = []
-        self.source_indices: list[Tensor] = []
+    Args:
+        rows: the pieces of each row.
+        rows_per_batch: B.
+        row_length: T.
+    """
 
-    def add(self, segment: Segment, place: int, opens_piece: bool) -> None:
-        indices = torch.arange(place, place + len(segment))
-        self.features.append(segment.features)
-        self.indices.append(indices)
-        if segment.positions_2d is not None:
-            self.positions_2d.append(segment.positions_2d)
-        if segment.targets is None:
-            return
-        first = 1 if opens_piece else 0  # nothing stands before a piece's first token to predict it
-        targets, indices = segment.targets[first:], indices[first:]
+    def __init__(self, rows: Sequence[Sequence[Piece]], rows_per_batch: int, row_length: int) -> None:
+        if len(rows) > rows_per_batch:
+            raise ValueError(f"{len(rows)} rows do not fit in a batch of {rows_per_batch}")
+        self._shape = (rows_per_batch, row_length)
+        lengths = np.array([piece.length for row in rows for piece in row], np.int64)
+        documents = np.array([number for row in rows for number in range(len(row))], np.int64)
+        row_numbers = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        used = np.bincount(row_numbers, lengths, len(rows)).astype(np.int64)  # [rows] tokens
+        if (used > row_length).any():
+            raise ValueError(f"the pieces of row {used.argmax()} hold more than {row_length} tokens")
+        begins = np.cumsum(lengths) - lengths
+        tokens = np.arange(lengths.sum())
+        self.positions = tokens - np.repeat(begins, lengths)
+        """[n] position in the piece."""
+        self.documents = np.repeat(documents, lengths)
+        """[n] number of the piece in its row."""
+        self.places = tokens + np.repeat(np.arange(len(rows)) * row_length - np.cumsum(used) + used, used)
+        """[n] flat place in [B * T]."""
+
+    def spread(self, values: NDArray[np.int64], padding: int) -> Tensor:
+        """[n] values of the tokens -> [B, T]."""
+        flat = np.full(self._shape[0] * self._shape[1], padding, np.int64)
+        flat[self.places] = values
+        return torch.from_numpy(flat).view(self._shape)
+
+
+def _supervised(segments: Sequence[Segment], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[n] whether a token's segment asks for its prediction."""
+    supervised = np.repeat(np.array([segment.targets is not None for segment in segments], bool), lengths)
+    for segment, end in zip(segments, np.cumsum(lengths).tolist(), strict=True):
         if segment.loss_mask is not None:
-            mask = segment.loss_mask[first:]
-            targets, indices = targets[mask], indices[mask]
-        self.targets.append(targets)
-        self.source_indices.append(indices - 1)
+            supervised[end - len(segment) : end] &= segment.loss_mask.numpy()
+    return supervised
 
-    def joined(self, prototype: Segment) -> ModalityTokens:
-        def join(empty: Tensor | None, tensors: list[Tensor]) -> Tensor | None:
-            return None if empty is None else torch.cat([empty, *tensors])
 
-        no_index = torch.zeros(0, dtype=torch.int64)
-        return ModalityTokens(
-            features=torch.cat([prototype.features, *self.features]),
-            indices=torch.cat([no_index, *self.indices]),
-            positions_2d=join(prototype.positions_2d, self.positions_2d),
-            targets=join(prototype.targets, self.targets),
-            source_indices=join(None if prototype.targets is None else no_index, self.source_indices),
-        )
+def _joined(
+    prototype: Segment,
+    segments: Sequence[Segment],
+    places: NDArray[np.int64],
+    supervised: NDArray[np.bool_],
+) -> ModalityTokens:
+    """The tokens of one modality.
+
+    Args:
+        prototype: an empty segment of it.
+        segments: its segments in reading order, n tokens in all.
+        places: [n] flat places of its tokens.
+        supervised: [n] whether they are predicted; never where a segment has no targets.
+    """
+    targets = _cat(prototype.targets, [segment.targets for segment in segments])
+    given = np.repeat([segment.targets is not None for segment in segments], [len(s) for s in segments])
+    return ModalityTokens(
+        features=torch.cat([prototype.features, *(segment.features for segment in segments)]),
+        indices=torch.from_numpy(places),
+        positions_2d=_cat(prototype.positions_2d, [segment.positions_2d for segment in segments]),
+        targets=None if targets is None else targets[torch.from_numpy(supervised[given.astype(bool)])],
+        source_indices=None if targets is None else torch.from_numpy(places[supervised] - 1),
+    )
+
+
+def _cat(empty: Tensor | None, parts: Sequence[Tensor | None]) -> Tensor | None:
+    if empty is None:
+        return None
+    return torch.cat([empty, *(part for part in parts if part is not None)])

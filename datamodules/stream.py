@@ -1,31 +1,38 @@
-"""Streams of batches: `TrainStream`, endless and resumable, and `HeldOutStream`, each document once.
+"""The training stream: documents -> pieces -> shuffled, mixed and packed batches, resumable anywhere.
 
 Notable:
-- Pieces wait in a bounded buffer. A training row is filled with pieces drawn at random until one does
-  not fit, and its end by best fit: shuffled, and nearly without padding. A held-out row begins with
-  the oldest piece and is filled by best fit: the same every time.
-- The state of a training stream is a few numbers a source and, of the buffer, only where its pieces
-  came from; on resume they are encoded again. It is plain data, loadable without unpickling.
-- Held-out batches do not depend on the number of ranks: all ranks pack the same batches and each
-  takes its own. Where they do not come out even, the last ones are pure padding, since ranks that
-  run different numbers of forward passes would wait for each other forever.
+- Pieces wait in a bounded buffer. A row is filled with pieces drawn at random until one does not fit,
+  and its end by best fit: shuffled, and nearly without padding.
+- A piece that would exceed the batch's budget of pixels stays in the buffer for a later batch.
+- A batch is made on order: the order names the reader and the mixture weights, and with the batch comes
+  the reader's place after it. So the main process always holds the exact place of what it was given,
+  whatever the loader workers have read ahead; and a change of weights takes effect at a certain
+  batch, not at a certain moment.
+- Of the buffer, a place holds only where its pieces came from; on resume they are encoded again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import IterableDataset, get_worker_info
+import torch
+from torch.utils.data import Dataset
 
 from datamodules.bad_samples import BadSampleLog
-from datamodules.mixture import Mixture, PieceRef, mix
-from datamodules.packing import Collator, Piece, best_fit, split_document
+from datamodules.mixture import Mixture, PieceRef
+from datamodules.order import mix
+from datamodules.packing import Collator, Piece, PixelBudget, split_document
+from datamodules.places import Buffered, ReaderPlace
 from datamodules.sources import Source
+from datamodules.waiting import WaitingPieces
 from onn_lightning.batch import Batch
 from onn_lightning.document import encode_document
 from onn_lightning.modality import BadSampleError, Modality
+
+_REJECTIONS = 8  # draws in a row that exceed the budget of pixels before the row is filled by best fit
 
 
 @dataclass(frozen=True)
@@ -49,22 +56,30 @@ class DocumentPieces:
         row_length: tokens in a row.
         bad_samples: where bad samples are counted.
         split: "train", "validation", ...: bad samples are counted under `split/name`.
+        max_pixels: pixels that a batch may hold; None: any number.
     """
 
     def __init__(
-        self, modalities: Mapping[str, Modality], row_length: int, bad_samples: BadSampleLog, split: str
+        self,
+        modalities: Mapping[str, Modality],
+        row_length: int,
+        bad_samples: BadSampleLog,
+        split: str,
+        max_pixels: int | None = None,
     ) -> None:
         self.modalities = modalities
         self.row_length = row_length
         self.bad_samples = bad_samples
         self.split = split
+        self.max_pixels = max_pixels
+        self._budget = None if max_pixels is None else PixelBudget(max_pixels, modalities)
 
     def __call__(self, name: str, source: Source, index: int) -> list[Piece] | None:
         try:
             segments = encode_document(source[index], self.modalities)
             if not segments:
                 raise BadSampleError("the document has no tokens; remove it")
-            pieces = split_document(segments, self.row_length)
+            pieces = split_document(segments, self.row_length, self._budget)
         except BadSampleError as error:
             self.bad_samples.bad(f"{self.split}/{name}", source.describe(index), error)
             return None
@@ -72,16 +87,41 @@ class DocumentPieces:
         return pieces
 
 
-class TrainStream(IterableDataset[Batch]):
-    """Endless batches of shuffled, mixed and packed documents.
+@dataclass(frozen=True)
+class BatchOrder:
+    """What the main process asks of a loader worker.
 
     Args:
-        sources: by name, mixed by their weights.
+        reader: which of this rank's readers is to make the batch.
+        weights: mixture weights of the sources.
+    """
+
+    reader: int
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A batch, and where its reader stands after it (plain data)."""
+
+    batch: Batch
+    place: dict[str, Any]
+
+    def pin_memory(self) -> Delivery:
+        """The loader calls this."""
+        return Delivery(self.batch.pin_memory(), self.place)
+
+
+class TrainStream(Dataset[Delivery]):
+    """Endless batches of shuffled, mixed and packed documents, made on order.
+
+    Args:
+        sources: by name.
         read: documents -> pieces.
         collator: rows -> batch.
         seed: of every order and draw.
         buffer_size: pieces among which rows are drawn.
-        replica: which share of the documents is read here.
+        poll_seconds: how often to look for new documents where there are none.
     """
 
     def __init__(
@@ -91,160 +131,131 @@ class TrainStream(IterableDataset[Batch]):
         collator: Collator,
         seed: int,
         buffer_size: int,
-        replica: Replica,
+        poll_seconds: float,
     ) -> None:
         self.sources = sources
         self.read = read
         self.collator = collator
         self.seed = seed
         self.buffer_size = buffer_size
-        self.replica = replica
+        self.poll_seconds = poll_seconds
+        self.closed = torch.zeros(1, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        """No longer 0: nobody wants any more batches."""
+        self._begin: Sequence[ReaderPlace] = ()
+        self._first_reader = 0
+        self._readers: dict[int, TrainReader] = {}
 
-    def __iter__(self) -> TrainIterator:
-        worker = get_worker_info()
-        worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        reader = self.replica.number * num_workers + worker_id
-        return TrainIterator(self, reader, self.replica.count * num_workers)
+    def begin_at(self, places: Sequence[ReaderPlace], first_reader: int) -> None:
+        """Where the readers begin that are asked for batches from now on.
+
+        Args:
+            places: of this rank's readers.
+            first_reader: number of the first of them among those of all ranks.
+        """
+        self._begin = places
+        self._first_reader = first_reader
+        self._readers = {}
+        self.closed.zero_()
+
+    def __getitem__(self, order: BatchOrder) -> Delivery:
+        if order.reader not in self._readers:
+            number = self._first_reader + order.reader
+            self._readers[order.reader] = TrainReader(self, number, self._begin[order.reader])
+        reader = self._readers[order.reader]
+        reader.mixture.set_weights(order.weights)
+        return Delivery(next(reader), reader.place().plain())
 
 
-class TrainIterator(Iterator[Batch]):
-    """One reader's pass through a `TrainStream`; its state is the exact place in it.
+class TrainReader(Iterator[Batch]):
+    """One reader's pass through a `TrainStream`.
 
     Args:
         stream: what is read.
-        reader: number of this reader among all loader workers of all replicas.
-        readers: how many there are.
+        number: of this reader among all loader workers of all replicas.
+        place: where to begin.
+    Raises:
+        ValueError: if a document of the place's buffer has changed.
     """
 
-    def __init__(self, stream: TrainStream, reader: int, readers: int) -> None:
-        self._collator = stream.collator
-        self._buffer_size = stream.buffer_size
-        self._draw_key = mix(stream.seed, reader)
-        self._draws = 0
-        self._mixture = Mixture(stream.sources, stream.seed, reader, readers, stream.read)
-        self._refs: list[PieceRef] = []
-        self._pieces: list[Piece] = []
-        self._identity = {
-            "seed": stream.seed,
-            "row_length": stream.collator.row_length,
-            "reader": reader,
-            "readers": readers,
-            "documents": {name: len(source) for name, source in stream.sources.items()},
-        }
+    def __init__(self, stream: TrainStream, number: int, place: ReaderPlace) -> None:
+        self.mixture = Mixture(stream.sources, stream.seed, place, stream.read, stream.poll_seconds)
+        self._stream = stream
+        self._draw_key = mix(stream.seed, number)
+        self._draws = place.draws
+        self._max_pixels = stream.read.max_pixels
+        self._refs = Buffered()
+        self._pieces = WaitingPieces()
+        for source, position, piece_number, piece in zip(
+            place.buffered.sources,
+            place.buffered.positions,
+            place.buffered.numbers,
+            self.mixture.pieces_at(place.buffered),
+            strict=True,
+        ):
+            self._put(PieceRef(source, position, piece_number), piece)
 
     def __next__(self) -> Batch:
-        return self._collator([self._next_row() for _ in range(self._collator.rows_per_batch)])
+        collator = self._stream.collator
+        rows: list[list[Piece]] = []
+        pixel_room = math.inf if self._max_pixels is None else self._max_pixels
+        for _ in range(collator.rows_per_batch):
+            rows.append(self._next_row(pixel_room))
+            pixel_room -= sum(piece.pixels for piece in rows[-1])
+        return collator(rows)
 
-    def _next_row(self) -> list[Piece]:
-        while len(self._pieces) < self._buffer_size:
-            ref, piece = self._mixture.next_piece()
-            self._refs.append(ref)
-            self._pieces.append(piece)
+    def place(self) -> ReaderPlace:
+        """The exact place in the data, between two batches."""
+        refs = self._refs
+        return ReaderPlace(
+            self.mixture.places(),
+            self.mixture.weights,
+            Buffered(list(refs.sources), list(refs.positions), list(refs.numbers)),
+            self._draws,
+        )
+
+    def _next_row(self, pixel_room: float) -> list[Piece]:
+        self._fill_buffer()
         row: list[Piece] = []
-        room = self._collator.row_length
-        while self._pieces:
+        room = self._stream.collator.row_length
+        rejections = 0
+        while len(self._pieces) and rejections < _REJECTIONS:
             drawn = mix(self._draw_key, self._draws) % len(self._pieces)
             self._draws += 1
-            if self._pieces[drawn].length > room:
+            piece = self._pieces[drawn]
+            if piece.length > room:
                 break
+            if piece.pixels > pixel_room:
+                rejections += 1
+                continue
+            rejections = 0
             row.append(self._take(drawn))
-            room -= len(row[-1])
-        while (fitting := best_fit(self._pieces, room)) is not None:
+            room -= piece.length
+            pixel_room -= piece.pixels
+        while room and (fitting := self._pieces.best_fit(room, pixel_room)) is not None:
             row.append(self._take(fitting))
-            room -= len(row[-1])
+            room -= row[-1].length
+            pixel_room -= row[-1].pixels
         return row
+
+    def _fill_buffer(self) -> None:
+        """Up to its size; where the sources have nothing for now, at least to the tokens of a row."""
+        while len(self._pieces) < self._stream.buffer_size:
+            taken = self.mixture.next_piece()
+            if taken is not None:
+                self._put(*taken)
+            elif self._pieces.tokens < self._stream.collator.row_length:
+                self.mixture.wait(self._stream.closed)
+            else:
+                break
+
+    def _put(self, ref: PieceRef, piece: Piece) -> None:
+        self._refs.sources.append(ref.source)
+        self._refs.positions.append(ref.position)
+        self._refs.numbers.append(ref.number)
+        self._pieces.append(piece)
 
     def _take(self, index: int) -> Piece:
-        piece = self._pieces[index]
-        self._refs[index], self._pieces[index] = self._refs[-1], self._pieces[-1]
-        self._refs.pop()
-        self._pieces.pop()
-        return piece
-
-    def state_dict(self) -> dict[str, Any]:
-        """The exact place in the data, as plain numbers, strings, lists and dicts."""
-        return {
-            "identity": self._identity,
-            "draws": self._draws,
-            "mixture": self._mixture.state_dict(),
-            "buffer": [[ref.source, ref.position, ref.number] for ref in self._refs],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to the place of a `state_dict`.
-
-        Raises:
-            ValueError: if it was saved over other data, another layout or another number of readers.
-        """
-        saved = state["identity"]
-        for name, here in self._identity.items():
-            if saved.get(name) != here:
-                raise ValueError(
-                    f"cannot resume the data stream: it was saved with {name} = {saved.get(name)}, now it is "
-                    f"{here}; restore that value, or start a new run from the weights"
-                )
-        self._draws = state["draws"]
-        self._mixture.load_state_dict(state["mixture"])
-        self._refs = [PieceRef(*ref) for ref in state["buffer"]]
-        self._pieces = self._mixture.pieces_at(self._refs)
-
-
-class HeldOutStream(IterableDataset[Batch]):
-    """Every document of one source exactly once, in order.
-
-    Args:
-        name: of the source; the batches carry it.
-        source: what is read.
-        read: documents -> pieces.
-        collator: rows -> batch.
-        look_ahead: pieces among which rows are filled.
-        replica: which of the batches are given here.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        source: Source,
-        read: DocumentPieces,
-        collator: Collator,
-        look_ahead: int,
-        replica: Replica,
-    ) -> None:
-        self.name = name
-        self.source = source
-        self.read = read
-        self.collator = collator
-        self.look_ahead = look_ahead
-        self.replica = replica
-
-    def __iter__(self) -> Iterator[Batch]:
-        rows: list[list[Piece]] = []
-        number = 0  # of the batch among those of all replicas
-        for row in self._rows():
-            rows.append(row)
-            if len(rows) == self.collator.rows_per_batch:
-                if number % self.replica.count == self.replica.number:
-                    yield self.collator(rows, self.name)
-                rows, number = [], number + 1
-        while rows or number % self.replica.count:
-            if number % self.replica.count == self.replica.number:
-                yield self.collator(rows, self.name)
-            rows, number = [], number + 1
-
-    def _rows(self) -> Iterator[list[Piece]]:
-        waiting: list[Piece] = []
-        for index in range(len(self.source)):
-            for piece in self.read(self.name, self.source, index) or []:
-                waiting.append(piece)
-                while len(waiting) > self.look_ahead:
-                    yield self._fill(waiting)
-        while waiting:
-            yield self._fill(waiting)
-
-    def _fill(self, waiting: list[Piece]) -> list[Piece]:
-        row = [waiting.pop(0)]
-        room = self.collator.row_length - len(row[0])
-        while (fitting := best_fit(waiting, room)) is not None:
-            row.append(waiting.pop(fitting))
-            room -= len(row[-1])
-        return row
+        for column in (self._refs.sources, self._refs.positions, self._refs.numbers):
+            column[index] = column[-1]
+            column.pop()
+        return self._pieces.swap_pop(index)

@@ -12,7 +12,6 @@ Notable:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,17 +58,17 @@ class Segment:
 
     def __getitem__(self, rows: slice) -> Segment:
         """The same segment restricted to a run of its tokens."""
-        return dataclasses.replace(
-            self,
-            features=self.features[rows],
-            positions_2d=None if self.positions_2d is None else self.positions_2d[rows],
-            targets=None if self.targets is None else self.targets[rows],
-            loss_mask=None if self.loss_mask is None else self.loss_mask[rows],
+        return Segment(
+            self.modality,
+            self.features[rows],
+            None if self.positions_2d is None else self.positions_2d[rows],
+            None if self.targets is None else self.targets[rows],
+            None if self.loss_mask is None else self.loss_mask[rows],
         )
 
     def without_loss(self) -> Segment:
         """The same tokens as mere context: read by the model, never predicted."""
-        return dataclasses.replace(self, targets=None, loss_mask=None)
+        return Segment(self.modality, self.features, self.positions_2d)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ Notable:
 - `encode` runs in loader workers on the CPU and sees no model.
 - An instance remembers the arguments it was made with, so that a checkpoint can describe it as
   plain data and make it again without unpickling anything.
+- Two answers serve the loader: what a segment costs (`pixels`), and which settings its tokens depend on
+  (`fingerprint`). Their defaults suit most modalities.
 - A head returns one loss per supervised token; `HeadOutput` adds the statistics that the health
   score needs (entropy of the prediction) and that held-out figures need (bytes, hits).
 """
@@ -97,6 +99,31 @@ class Modality(ABC):
     def closing_segment(self) -> Segment | None:
         """Tokens put after a document that ends with this modality (text: `<eos>`)."""
         return None
+
+    def placeholder(self) -> Segment | None:
+        """Any few tokens, to show shapes and types where the data has no sample of this modality yet.
+
+        None: it takes a sample (a source that grows must then hold one from the start).
+        """
+        return self.opening_segment()
+
+    def pixels(self, segment: Segment) -> int:
+        """What a segment takes of a batch's budget of pixels (cells of a spectrogram).
+
+        By default the numbers in its features, and nothing for one without an inner geometry.
+        """
+        return 0 if segment.positions_2d is None else segment.features.numel()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that decide which tokens a raw item becomes, as plain data.
+
+        A place in the data counts tokens: it can be gone on from only where these are the same. By
+        default all arguments.
+        """
+        return {
+            name: value if value is None or isinstance(value, bool | int | float | str) else str(value)
+            for name, value in self.init_args.items()
+        }
 
     def assets(self) -> dict[str, bytes]:
         """Files this instance depends on beyond `init_args`, by name; kept inside checkpoints."""

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.packing import Collator, Piece, best_fit, prototype_of, split_document
+from datamodules.packing import Collator, Piece, prototype_of, split_document
+from datamodules.waiting import WaitingPieces
 from onn_lightning.batch import Batch, Segment
 from onn_lightning.document import Document, encode_document
 from onn_lightning.modality import HeadOutput
@@ -215,11 +216,14 @@ def _add(sums: Sequence[_Sums], name: str, output: HeadOutput, owners: Tensor) -
 def _rows(documents: Sequence[EncodedDocument], row_length: int) -> Iterator[list[tuple[int, Piece]]]:
     """Fill rows by best fit, each beginning with the oldest piece: (number of the document, piece)."""
     owners = [number for number, document in enumerate(documents) for _ in document.pieces]
-    waiting = [piece for document in documents for piece in document.pieces]
-    while waiting:
+    waiting = WaitingPieces()
+    for document in documents:
+        for piece in document.pieces:
+            waiting.append(piece)
+    while len(waiting):
         row = [(owners.pop(0), waiting.pop(0))]
         room = row_length - len(row[0][1])
-        while (fitting := best_fit(waiting, room)) is not None:
+        while (fitting := waiting.best_fit(room)) is not None:
             row.append((owners.pop(fitting), waiting.pop(fitting)))
             room -= len(row[-1][1])
         yield row

@@ -103,6 +103,10 @@ class TextModality(Modality):
             embedding_size=self.init_args["embedding_size"],
         )
 
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the tokenizer."""
+        return {"tokenizer": self.tokenizer.fingerprint}
+
     def stream(self, prefix: str = "") -> EncodingStream:
         """Word ids of what is written after `prefix`, one char id at a time."""
         return self.tokenizer.stream(prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.packing import Collator, Piece, best_fit, prototype_of, split_document
+from datamodules.packing import Collator, Piece, prototype_of, split_document
+from datamodules.waiting import WaitingPieces
 from onn_lightning.batch import Batch, Segment
 from onn_lightning.modality import BadSampleError
 
@@ -110,12 +112,15 @@ def test_pieces_fit_the_row_overlap_by_one_token_and_never_cut_a_medium(
 @settings(max_examples=60, deadline=None)
 def test_rows_hold_every_token_once_and_documents_never_mix(case: tuple[int, list[list[Segment]]]) -> None:
     row_length, docs = case
-    waiting = [piece for document in docs for piece in split_document(document, row_length)]
-    total = sum(map(len, waiting))
+    waiting = WaitingPieces()
+    for document in docs:
+        for piece in split_document(document, row_length):
+            waiting.append(piece)
+    total = waiting.tokens
     rows: list[list[Piece]] = []
-    while waiting:
+    while len(waiting):
         row, room = [], row_length
-        while (index := best_fit(waiting, room)) is not None:
+        while (index := waiting.best_fit(room)) is not None:
             row.append(waiting.pop(index))
             room -= len(row[-1])
         rows.append(row)
@@ -194,8 +199,35 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         collator(4, 1)([[], []])
 
 
+def waiting_for(lengths: Sequence[int]) -> WaitingPieces:
+    waiting = WaitingPieces()
+    for length in lengths:
+        waiting.append(Piece((text(0, length),), pixels=10 * length))
+    return waiting
+
+
 def test_best_fit_takes_the_longest_that_fits() -> None:
-    pieces = [Piece((text(0, length),)) for length in (3, 9, 5, 5)]
-    assert best_fit(pieces, 6) == 2
-    assert best_fit(pieces, 2) is None
-    assert best_fit([], 4) is None
+    pieces = waiting_for([3, 9, 5, 5])
+    assert pieces.best_fit(6) == 2
+    assert pieces.best_fit(2) is None
+    assert pieces.best_fit(9, pixel_room=49) == 0
+    assert WaitingPieces().best_fit(4) is None
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=200), st.data())
+def test_waiting_pieces_are_a_list_with_a_quick_best_fit(lengths: list[int], data: st.DataObject) -> None:
+    waiting = waiting_for(lengths)
+    expected = list(lengths)
+    while expected:
+        room = data.draw(st.integers(0, 30))
+        fitting = [length for length in expected if length <= room]
+        assert waiting.best_fit(room) == (expected.index(max(fitting)) if fitting else None)
+        index = data.draw(st.integers(0, len(expected) - 1))
+        if data.draw(st.booleans()):
+            assert len(waiting.pop(index)) == expected.pop(index)
+        else:
+            assert len(waiting.swap_pop(index)) == expected[index]
+            expected[index] = expected[-1]
+            expected.pop()
+        assert [len(waiting[place]) for place in range(len(waiting))] == expected
+        assert waiting.tokens == sum(expected)
