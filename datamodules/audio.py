@@ -212,16 +212,12 @@ class AudioModality(Modality):
         bands = log_mel.shape[1] // self.patch_freq
         cells = sliding_window_view(log_mel, self.patch_time, axis=0)[:: self.stride_time]
         cells = cells.reshape(steps, bands, self.patch_freq, self.patch_time).transpose(0, 1, 3, 2)
-        patches = cells.copy().reshape(steps * bands, -1)  # [n, patch_time * patch_freq]
-        targets = None
-        if self.next_patch_loss:
-            targets = patches.copy()
-            normalize_patches(targets)
+        patches = torch.from_numpy(cells.copy()).view(steps * bands, -1)  # [n, patch_time * patch_freq]
         return Segment(
             modality=self.name,
-            features=torch.from_numpy(patches),
+            features=patches,
             positions_2d=row_major_positions(steps, bands).flip(1),
-            targets=None if targets is None else torch.from_numpy(targets),
+            targets=normalize_patches(patches).values if self.next_patch_loss else None,
         )
 
 

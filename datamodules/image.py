@@ -5,14 +5,13 @@ Notable:
   its aspect ratio kept, to the largest size that fits; a smaller one keeps its own pixels. The
   last row and column of patches are completed by repeating the edge, so geometry stays true (a
   20000 x 1 picture becomes one row of patches).
-- A token carries its patch normalised by itself, then the two numbers that this removes, brightness
-  and contrast: `patch_size**2 * channels + 2` features, each of about unit variance. The optional
-  next-patch loss regresses the normalised pixels.
+- A token carries the bytes of its patch, row by row, channels last; `pixels.py` says what the tower makes of
+  them. The optional next-patch loss regresses the patch normalised by itself.
 - Size is judged by the header before anything is decoded; JPEG is decoded at reduced scale; only
   `FORMATS` are opened (EPS would start another program). Peak memory is 4 to 12 bytes per pixel of
   the file (JPEG: far less), so `max_pixels` bounds it.
 - Transparency is laid over white; EXIF orientation is applied; animations give their first frame;
-  depths beyond 8 bits are mapped to the same range by the rule of `_value_range`.
+  depths beyond 8 bits are resized as they are, then brought to 8 by the rule of `_value_range`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import warnings
 import zlib
 from bisect import bisect_right
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 import torch
@@ -32,18 +31,12 @@ from PIL import Image
 from torch import nn
 
 from datamodules.media import open_media
-from datamodules.patches import normalize_patches, row_major_positions
+from datamodules.patches import row_major_positions
 from onn_lightning.batch import Segment
 from onn_lightning.modality import BadSampleError, Modality
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Pillow's names of the formats that are opened."""
-
-NUM_STATISTICS = 2
-"""Features beside the pixels: brightness and contrast of the patch."""
-
-# Brings mean and log standard deviation of patches (pixels in [-1, 1]) to about unit variance.
-MEAN_SCALE, LOG_STD_OFFSET, LOG_STD_SCALE = 2.0, 1.7, 0.8
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -118,8 +111,8 @@ class ImageModality(Modality):
         Args:
             raw: path, content of a file, or Pillow image (its current frame).
         Returns:
-            n tokens in row-major order: features [n, p * p * channels + 2] float32, positions_2d [n, 2]
-            (x, y) in patches, targets [n, p * p * channels] with `next_patch_loss`.
+            n tokens in row-major order: features [n, p * p * channels] uint8, positions_2d [n, 2] (x, y)
+            in patches, targets like features with `next_patch_loss`.
         Raises:
             BadSampleError: missing, damaged, of another format, or too large; names the file.
         """
@@ -137,19 +130,19 @@ class ImageModality(Modality):
         return self._patchify(pixels)
 
     def build_embedder(self, hidden_size: int) -> nn.Module:
-        """Linear projection rotated by (x, y)."""
-        from onn_lightning.nn import PatchEmbedder
+        """Linear projection of the normalised patch, rotated by (x, y)."""
+        from datamodules.pixels import PixelEmbedder
 
-        return PatchEmbedder(self.pixels_per_patch + NUM_STATISTICS, hidden_size)
+        return PixelEmbedder(self.pixels_per_patch, hidden_size)
 
     def build_head(self, hidden_size: int) -> nn.Module | None:
         """Regression of the next patch, or None without `next_patch_loss`."""
-        from onn_lightning.nn import PatchRegressionHead
+        from datamodules.pixels import PixelRegressionHead
 
-        return PatchRegressionHead(hidden_size, self.pixels_per_patch) if self.next_patch_loss else None
+        return PixelRegressionHead(hidden_size, self.pixels_per_patch) if self.next_patch_loss else None
 
-    def _pixels(self, image: Image.Image, name: str, may_draft: bool) -> NDArray[Any]:
-        """Decode, set upright, scale into the budget: [height, width(, channels)], uint8 or in [-1, 1]."""
+    def _pixels(self, image: Image.Image, name: str, may_draft: bool) -> NDArray[np.uint8]:
+        """Decode, set upright, scale into the budget: [height, width(, channels)]."""
         width, height = image.size
         if width * height > self.max_pixels:
             raise BadSampleError(
@@ -177,32 +170,26 @@ class ImageModality(Modality):
         if orientation in UPRIGHT:
             plain = plain.transpose(UPRIGHT[orientation])
         if plain.mode == "F":
-            return _scaled(np.asarray(plain), low, high, name)
-        if plain.mode == "RGBA":
+            plain = Image.fromarray(_to_bytes(np.asarray(plain), low, high, name))
+        elif plain.mode == "RGBA":
             plain = Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain)
         mode = "L" if self.channels == 1 else "RGB"
         return np.asarray(plain if plain.mode == mode else plain.convert(mode))
 
-    def _patchify(self, pixels: NDArray[Any]) -> Segment:
-        """[height, width(, channels)] -> tokens; bytes become floats on the way into the patches."""
+    def _patchify(self, pixels: NDArray[np.uint8]) -> Segment:
+        """[height, width(, channels)] -> tokens."""
         side = self.patch_size
         rows, columns = -(-pixels.shape[0] // side), -(-pixels.shape[1] // side)
         for axis, count in enumerate((rows, columns)):
             if pixels.shape[axis] != count * side:
                 pixels = pixels.take(np.arange(count * side), axis, mode="clip")  # repeats the edge
-        if pixels.ndim == 2 and self.channels > 1:
-            pixels = np.repeat(pixels[:, :, None], self.channels, axis=2)
         cells = pixels.reshape(rows, side, columns, -1).transpose(0, 2, 1, 3)  # [rows, columns, p, p * C]
-        patches = cells.astype(np.float32, order="C").reshape(rows * columns, -1)
-        is_bytes = pixels.dtype == np.uint8
-        scales = normalize_patches(patches, unit=2 / 255 if is_bytes else 1.0)
-        mean = scales.mean - np.float32(is_bytes)  # the byte 0, black, stands for -1
-        statistics = (MEAN_SCALE * mean, LOG_STD_SCALE * (scales.log_std + LOG_STD_OFFSET))
+        patches = torch.from_numpy(cells.copy()).view(rows * columns, -1)
         return Segment(
             modality=self.name,
-            features=torch.from_numpy(np.column_stack((patches, *statistics))),
+            features=patches,
             positions_2d=row_major_positions(rows, columns),
-            targets=torch.from_numpy(patches) if self.next_patch_loss else None,
+            targets=patches if self.next_patch_loss else None,
         )
 
 
@@ -269,12 +256,12 @@ def _plain_mode(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)  # converting to the same mode copies
 
 
-def _scaled(values: NDArray[np.float32], low: float, high: float, name: str) -> NDArray[np.float32]:
-    """Values of a deep grey image, brought from low..high to [-1, 1]."""
+def _to_bytes(values: NDArray[np.float32], low: float, high: float, name: str) -> NDArray[np.uint8]:
+    """Values of a deep grey image, low..high, as 0..255."""
     if not math.isfinite(high - low) or not np.isfinite(values).all():
         raise BadSampleError(f"{name} holds NaN or infinite pixels: replace them or drop it")
-    scaled = (values - np.float32(low)) * np.float32(2 / max(high - low, 1e-30)) - 1
-    return np.clip(scaled, -1, 1, out=scaled)  # bicubic weights overshoot at edges
+    scaled = (values - np.float32(low)) * np.float32(255 / max(high - low, 1e-30))
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)  # bicubic weights overshoot at edges
 
 
 def _value_range(image: Image.Image) -> tuple[float, float]:

@@ -19,15 +19,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.image import NUM_STATISTICS, ImageModality, fit_into_budget
+from datamodules.image import ImageModality, fit_into_budget
+from datamodules.pixels import NUM_STATISTICS, patch_features
 from onn_lightning.modality import BadSampleError
 
 GRADIENT = np.linspace(0, 255, 24 * 40, dtype=np.uint8).reshape(24, 40)
 
 
 def brightness(modality: ImageModality, raw: object) -> torch.Tensor:
-    """Mean of each patch in [-1, 1], as the features carry it."""
-    return modality.encode(raw).features[:, -NUM_STATISTICS] / 2  # type: ignore[arg-type]
+    """Mean of each patch in [-1, 1], as the tower is told it."""
+    return seen(modality, raw)[:, -NUM_STATISTICS] / 2
+
+
+def seen(modality: ImageModality, raw: object) -> torch.Tensor:
+    """What the tower's projection reads: normalised pixels, brightness, contrast."""
+    return patch_features(modality.encode(raw).features)  # type: ignore[arg-type]
 
 
 def saved(image: Image.Image, path: Path, **options: Any) -> Path:
@@ -84,10 +90,10 @@ def test_any_size_and_mode_gives_finite_tokens_within_the_budget(
     modality = ImageModality(patch, budget, channels, next_patch_loss=True)  # type: ignore[arg-type]
     segment = modality.encode(Image.new(mode, (width, height)))
     assert 1 <= len(segment) <= budget
-    assert segment.features.shape == (len(segment), patch**2 * channels + NUM_STATISTICS)
-    assert segment.features.dtype == torch.float32
-    assert torch.isfinite(segment.features).all()
-    assert segment.targets is not None and torch.isfinite(segment.targets).all()
+    assert segment.features.shape == (len(segment), patch**2 * channels)
+    assert segment.features.dtype == torch.uint8
+    assert segment.targets is not None and torch.equal(segment.targets, segment.features)
+    assert torch.isfinite(patch_features(segment.features)).all()
 
 
 def test_patches_come_row_by_row_with_x_and_y() -> None:
@@ -97,25 +103,33 @@ def test_patches_come_row_by_row_with_x_and_y() -> None:
     assert segment.positions_2d is not None
     assert segment.positions_2d.tolist() == [[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]]
     expected = torch.arange(6) * 40 / 127.5 - 1
-    torch.testing.assert_close(segment.features[:, -2] / 2, expected)
+    torch.testing.assert_close(brightness(modality, Image.fromarray(blocks)), expected)
 
 
-def test_features_are_the_patch_normalised_by_itself() -> None:
+def test_a_token_holds_its_own_pixels_and_the_tower_sees_them_normalised_by_themselves() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    segment = ImageModality(patch_size=8, next_patch_loss=True).encode(Image.fromarray(pixels))
-    patch = pixels[8:16, 16:24].astype(np.float64) / 127.5 - 1  # x = 2, y = 1
-    expected = ((patch - patch.mean()) / np.sqrt(patch.var() + 1e-3)).reshape(-1)
-    np.testing.assert_allclose(segment.features[5, :-NUM_STATISTICS], expected, atol=1e-5)
-    assert segment.targets is not None
-    torch.testing.assert_close(segment.targets, segment.features[:, :-NUM_STATISTICS])
+    modality = ImageModality(patch_size=8, next_patch_loss=True)
+    segment = modality.encode(Image.fromarray(pixels))
+    patch = pixels[8:16, 16:24]  # x = 2, y = 1
+    assert segment.features[5].tolist() == patch.reshape(-1).tolist()
+    scaled = patch.astype(np.float64) / 127.5 - 1
+    expected = ((scaled - scaled.mean()) / np.sqrt(scaled.var() + 1e-3)).reshape(-1)
+    found = patch_features(segment.features)[5]
+    np.testing.assert_allclose(found[:-NUM_STATISTICS], expected, atol=1e-5)
+    spread = np.log(scaled.var() + 1e-3) / 2
+    np.testing.assert_allclose(found[-NUM_STATISTICS:], [2 * scaled.mean(), 0.8 * (spread + 1.7)], atol=1e-5)
     assert ImageModality().encode(Image.fromarray(pixels)).targets is None
+    head = modality.build_head(16)
+    assert head is not None and segment.targets is not None
+    loss = head(torch.zeros(6, 16), segment.targets)  # a new head predicts zeros
+    np.testing.assert_allclose(loss[5].item(), np.square(expected).mean(), rtol=1e-5)
 
 
 def test_an_image_that_fits_keeps_its_own_pixels_and_its_edge_is_repeated() -> None:
     modality = ImageModality(patch_size=16, channels=1)
     padded = np.pad(GRADIENT, ((0, 8), (0, 8)), mode="edge")
     given_image = modality.encode(Image.fromarray(GRADIENT))
-    torch.testing.assert_close(given_image.features, modality.encode(Image.fromarray(padded)).features)
+    assert torch.equal(given_image.features, modality.encode(Image.fromarray(padded)).features)
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, 1)])
@@ -144,7 +158,7 @@ def test_exif_orientation_is_applied(orientation: int, size: tuple[int, int], tm
     found = modality.encode(path)
     reference = modality.encode(expected)
     assert torch.equal(found.positions_2d, reference.positions_2d)  # type: ignore[arg-type]
-    torch.testing.assert_close(found.features[:, -2], reference.features[:, -2], atol=0.02, rtol=0)
+    torch.testing.assert_close(brightness(modality, path), brightness(modality, expected), atol=0.01, rtol=0)
 
 
 GREY_MODES = ["1", "L", "LA", "La"]
@@ -212,7 +226,7 @@ def test_every_format_reads_from_path_string_and_bytes_alike(suffix: str, tmp_pa
     for raw in (str(path), path.read_bytes(), Image.open(path)):
         assert torch.equal(modality.encode(raw).features, first.features)
     torch.testing.assert_close(
-        first.features[:, -2], modality.encode(Image.fromarray(GRADIENT)).features[:, -2], atol=0.05, rtol=0
+        brightness(modality, path), brightness(modality, Image.fromarray(GRADIENT)), atol=0.025, rtol=0
     )
 
 
@@ -302,7 +316,7 @@ def test_damaged_bytes_give_tokens_or_a_bad_sample_and_nothing_else(data: st.Dat
         segment = ImageModality(patch_size=8, max_tokens=16, max_pixels=1_000_000).encode(bytes(content))
     except BadSampleError:
         return
-    assert torch.isfinite(segment.features).all()
+    assert 1 <= len(segment) <= 16
 
 
 def whole_files() -> list[bytes]:
