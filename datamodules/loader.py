@@ -159,10 +159,11 @@ class TrainLoader:
 
 def _deliveries(loader: DataLoader[Delivery], stream: TrainStream) -> Iterator[Delivery]:
     """What the workers send; no method, or it would keep its own loader, and the workers, alive."""
+    deliveries = iter(loader)  # held here, so that it ends its workers only after they have been told
     try:
-        yield from _naming_lost_workers(loader)
+        yield from _naming_lost_workers(deliveries, loader.num_workers)
     finally:
-        stream.closed.fill_(1)  # ends workers that wait for documents
+        stream.closed.fill_(1)  # for workers that wait for documents
 
 
 class _Orders(Sampler[BatchOrder]):
@@ -240,20 +241,20 @@ class HeldOutLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        return _naming_lost_workers(self._loader)
+        return _naming_lost_workers(iter(self._loader), self._loader.num_workers)
 
 
-def _naming_lost_workers(loader: DataLoader[T]) -> Iterator[T]:
-    """The loader's batches; a connection that breaks becomes an error that says what broke.
+def _naming_lost_workers(batches: Iterator[T], num_workers: int) -> Iterator[T]:
+    """What a loader gives; a connection that breaks becomes an error that says what broke.
 
     Raises:
         RuntimeError: if a worker was lost.
     """
     try:
-        yield from loader
+        yield from batches
     except (EOFError, ConnectionError) as error:
         # without workers, or passed on by one ("Caught EOFError in DataLoader worker"), it is the data's own
-        if loader.num_workers == 0 or "DataLoader worker" in str(error):
+        if num_workers == 0 or "DataLoader worker" in str(error):
             raise
         raise RuntimeError(
             "lost a DataLoader worker: it was killed, most often for want of memory; lower `num_workers` or "

@@ -2,7 +2,8 @@
 
 Notable: an exception in the middle of a step would leave a checkpoint whose place in the data is one
 batch ahead of the model, and a resumed run would differ from an unbroken one. So the first Ctrl-C is
-kept until the step's end; the second one stops at once.
+kept until the step's end; the second one stops at once. Where no step is under way because the loader
+waits for data, that place is exact, and the first one stops at once.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class FinishStep(Callback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._asked or self._trainer is None or not self._trainer.training:
+            raise KeyboardInterrupt
+        if getattr(self._trainer.train_dataloader, "waiting", False):
             raise KeyboardInterrupt
         self._asked = True
         _log.info("stopping at the end of this step; Ctrl-C again stops at once")
