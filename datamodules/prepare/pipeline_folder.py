@@ -6,7 +6,7 @@
   config.json      what the result depends on; a resumed preparation must have the same
   plan.jsonl       the corpus, divided into tasks
   stages/          completion marks, logs and statistics of each stage
-  kept/ duplicates/ records/ progress/    what the stages hand to each other
+  kept/ copies/ records/ progress/    what the stages hand to each other
   result/          what becomes <output>
 ```
 Notable:
@@ -48,6 +48,7 @@ class WorkFolder:
         self.path = output.with_name(f"{output.name}.partial")
         self.result = self.path / "result"
         self.stages = self.path / "stages"
+        self.progress = self.path / "progress"
         self.config = self.path / "config.json"
         self._lock: int | None = None
 
@@ -103,12 +104,11 @@ class WorkFolder:
 
     def publish(self) -> None:
         """Give the complete result its name, and remove the work folder."""
-        if self.result.exists():
-            _flush(self.result)
-            if self.output.exists():
-                os.rename(self.output, self.path / _REPLACED)
-            os.rename(self.result, self.output)
-            _flush_entry(self.output.parent)
+        _flush(self.result)
+        if self.output.exists():
+            os.rename(self.output, self.path / _REPLACED)
+        os.rename(self.result, self.output)
+        _flush_entry(self.output.parent)
         shutil.rmtree(self.path)
 
     def _wait_for_workers(self) -> None:

@@ -3,7 +3,7 @@
 Notable:
 - An object of a config is described by its class and its state just after construction, which is what
   its arguments made of it; so filters of one's own need to declare nothing.
-- A file that the state names (a word list, a checkpoint) counts by its content, too.
+- A file that the state names (a word list, a checkpoint) counts by its content, too (`with_contents`).
 - No times and no machine: the description is part of the result, whose bytes depend on neither.
 """
 
@@ -24,27 +24,26 @@ _OF_THE_RUN = {"stats", "records_folder", "order"}
 """Attributes that every step has and that are no arguments of it."""
 
 
-def description(value: Any, with_files: bool = True) -> Any:
+def description(value: Any) -> Any:
     """A value of a config as JSON.
 
     Args:
         value: plain data, a path, an array, or an object that was just constructed.
-        with_files: include the content of named files (for a corpus, that is the plan's affair).
     """
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (str, Path)):
-        return _with_content(str(value)) if with_files else str(value)
+        return str(value)
     if isinstance(value, bytes):
         return f"sha256:{hashlib.sha256(value).hexdigest()}"
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)} {description(value.tobytes())}"
     if isinstance(value, Mapping):
-        return {str(key): description(each, with_files) for key, each in value.items()}
+        return {str(key): description(each) for key, each in value.items()}
     if isinstance(value, Set):
-        return sorted((description(each, with_files) for each in value), key=str)
+        return sorted((description(each) for each in value), key=str)
     if isinstance(value, Sequence):
-        return [description(each, with_files) for each in value]
+        return [description(each) for each in value]
     if isinstance(value, re.Pattern):
         return value.pattern
     if isinstance(value, type) or hasattr(value, "__qualname__"):  # classes and functions
@@ -53,7 +52,23 @@ def description(value: Any, with_files: bool = True) -> Any:
     state = getattr(value, "__dict__", {})
     if isinstance(value, PipelineStep):
         state = {name: each for name, each in state.items() if name not in _OF_THE_RUN}
-    return {_CLASS: f"{kind.__module__}.{kind.__qualname__}", **description(state, with_files)}
+    return {_CLASS: f"{kind.__module__}.{kind.__qualname__}", **description(state)}
+
+
+def with_contents(described: Any) -> Any:
+    """A description in which whatever names a file has the file's content beside it.
+
+    Args:
+        described: by `description`; not of a corpus, whose files are the plan's affair.
+    """
+    if isinstance(described, dict):
+        return {key: with_contents(value) for key, value in described.items()}
+    if isinstance(described, list):
+        return [with_contents(value) for value in described]
+    if isinstance(described, str) and os.path.isfile(described):  # False also for what is no file's name
+        with open(described, "rb") as file:
+            return f"{described} (sha256:{hashlib.file_digest(file, 'sha256').hexdigest()})"
+    return described
 
 
 def first_difference(before: Any, now: Any) -> str | None:
@@ -84,10 +99,3 @@ def _differences(before: Any, now: Any, key: str) -> Iterator[str]:
 
 def _short(value: Any) -> str:
     return str(value[_CLASS]) if isinstance(value, dict) and _CLASS in value else repr(value)
-
-
-def _with_content(text: str) -> str:
-    if not os.path.isfile(text):  # False also for what cannot be a file's name
-        return text
-    with open(text, "rb") as file:
-        return f"{text} (sha256:{hashlib.file_digest(file, 'sha256').hexdigest()})"

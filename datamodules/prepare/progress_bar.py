@@ -11,15 +11,16 @@ Notable:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from datamodules.prepare.executors.base import Stage
+from datamodules.prepare.progress import Progress, read_progress
 
 _LINE_SECONDS = 30.0
 _POLLED_TASKS = 64
@@ -27,38 +28,27 @@ _POLLED_TASKS = 64
 _MB = 1e6
 
 
-@dataclass(frozen=True)
-class Done:
-    """How much of a task is done.
-
-    Args:
-        bytes: of its part of the corpus.
-        documents: read.
-    """
-
-    bytes: int = 0
-    documents: int = 0
-
-
 class ProgressBar:
     """Shows stages one after the other; a context manager.
 
     Args:
         stages: how many stages there will be.
-        done: of a stage and a task's number: how much a task has done, complete or not; None: the stage
-            is counted in tasks alone.
+        folder: of the progress files of each stage; one without is counted in tasks alone.
         console: where to; None: stderr.
     """
 
-    def __init__(
-        self, stages: int, done: Callable[[Stage, int], Done | None], console: Console | None = None
-    ) -> None:
-        self._stages, self._done = stages, done
+    def __init__(self, stages: int, folder: Path, console: Console | None = None) -> None:
+        self._stages, self._folder = stages, folder
         self._console = console or Console(stderr=True, highlight=False)
-        self._bar: Progress | None = None
+        self._bar: rich_progress.Progress | None = None
         if self._console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = rich_progress.Progress(
+                rich_progress.TextColumn("{task.description}"),
+                rich_progress.BarColumn(),
+                rich_progress.TextColumn("{task.fields[state]}"),
+                console=self._console,
+                transient=True,
+            )
         self._number = 0
 
     def __enter__(self) -> ProgressBar:
@@ -77,7 +67,7 @@ class ProgressBar:
         self._stage = stage
         self._number += 1
         self._open = sorted(set(range(stage.tasks)) - set(completed))
-        self._complete = Done(sum(stage.sizes[task] for task in completed))
+        self._complete = Progress(sum(stage.sizes[task] for task in completed))
         self._total = sum(stage.sizes)
         self._before = self._complete.bytes
         self._started = time.monotonic()
@@ -92,8 +82,8 @@ class ProgressBar:
     def done(self, task: int) -> None:
         """A task of the stage is complete."""
         self._open.remove(task)
-        of_task = self._done(self._stage, task) or Done()
-        self._complete = Done(
+        of_task = self._of(task) or Progress()
+        self._complete = Progress(
             self._complete.bytes + self._stage.sizes[task], self._complete.documents + of_task.documents
         )
         if not self._open:
@@ -108,16 +98,19 @@ class ProgressBar:
             self._next_line += _LINE_SECONDS
             self._line(now)
 
-    def _so_far(self) -> Done:
+    def _of(self, task: int) -> Progress | None:
+        return read_progress(self._folder / self._stage.name, task)
+
+    def _so_far(self) -> Progress:
         size, documents = self._complete.bytes, self._complete.documents
         for task in self._open[:_POLLED_TASKS]:
-            of_task = self._done(self._stage, task)
+            of_task = self._of(task)
             if of_task is not None:
                 size += min(of_task.bytes, self._stage.sizes[task])
                 documents += of_task.documents
-        return Done(size, documents)
+        return Progress(size, documents)
 
-    def _state(self, now: Done) -> str:
+    def _state(self, now: Progress) -> str:
         tasks = self._stage.tasks
         parts = [f"{now.bytes / max(1, self._total):4.0%}", f"{tasks - len(self._open)}/{tasks} tasks"]
         seconds = max(time.monotonic() - self._started, 1e-3)
@@ -131,7 +124,7 @@ class ProgressBar:
             parts.append(f"in {timedelta(seconds=round(seconds))}")
         return ", ".join(parts)
 
-    def _line(self, now: Done) -> None:
+    def _line(self, now: Progress) -> None:
         """A line that stays, below which a terminal's bar goes on."""
         self._console.print(
             f"{self._stage.name} {self._number}/{self._stages}: {self._state(now)}", soft_wrap=True
