@@ -42,6 +42,23 @@ class HeadOutput:
     num_bytes: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Preview:
+    """Tokens of one modality as a person sees them.
+
+    Args:
+        text: [n] what each token writes, "" where a character is not complete yet; None: no text.
+        word_starts: [n] whether a word begins at the token, or None: no words.
+        picture: [height, width] (grey) or [height, width, 3] uint8, the first row on top, or None.
+        caption: what the picture shows: its size, its duration.
+    """
+
+    text: tuple[str, ...] | None = None
+    word_starts: tuple[bool, ...] | None = None
+    picture: Tensor | None = None
+    caption: str = ""
+
+
 class Modality(ABC):
     """A kind of data: how it becomes tokens, how tokens enter the tower, how they are predicted.
 
@@ -113,6 +130,16 @@ class Modality(ABC):
         By default the numbers in its features, and nothing for one without an inner geometry.
         """
         return 0 if segment.positions_2d is None else segment.features.numel()
+
+    def preview(self, segment: Segment) -> Preview | None:
+        """What the features of a run of tokens hold, made visible for `onn inspect`.
+
+        Args:
+            segment: tokens of one medium or stretch of text, as they stand in a batch.
+        Returns:
+            None: there is nothing better than the statistics of the numbers.
+        """
+        return None
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that decide which tokens a raw item becomes, as plain data.
