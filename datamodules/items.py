@@ -80,13 +80,15 @@ def parse_json(data: bytes, pairs_hook: Callable[[list[tuple[str, Any]]], Any] |
 
     Args:
         data: UTF-8.
-        pairs_hook: makes the objects, as for `json.loads`.
+        pairs_hook: makes the objects, as for `json.loads`; may raise `BadItemError`.
     Raises:
         BadItemError: if it is not UTF-8 or not JSON.
     """
     text = decode_text(data)
     try:
         return json.loads(text, object_pairs_hook=pairs_hook)
+    except BadItemError:  # of the hook
+        raise
     except (ValueError, RecursionError) as error:  # too many digits or brackets are refused, too
         raise BadItemError("broken JSON", f"is not valid JSON ({error}); mend or remove it") from error
 
@@ -122,7 +124,7 @@ def _item_record(item: Any, forms: tuple[str, ...], where: str) -> ItemRecord:
     form, raw = given[0], item[given[0]]
     if form in ("text", "path") and not isinstance(raw, str):
         raise BadItemError("malformed record", f'{where}: "{form}" must be a string, is {type(raw).__name__}')
-    if isinstance(raw, str) and form != "path" and item["modality"] in OPENS_PATHS:
+    if isinstance(raw, str) and form in ("text", "value") and item["modality"] in OPENS_PATHS:
         raise BadItemError(
             "unsafe path", f'{where}: an item of modality "{item["modality"]}" names its file as "path"'
         )

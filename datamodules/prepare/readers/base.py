@@ -12,8 +12,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from datatrove.data import Document
+
+from datamodules.prepare.readers.compression import CHUNK_BYTES
+
+
+class CorpusChangedError(RuntimeError):
+    """What is read is not what was planned: a preparation of both would belong to neither."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class BadSample:
     """A document that cannot be used.
 
     Args:
-        where: file and line, member or row.
+        where: file and place in it, written as in the ids of documents.
         kind: a few words that it is counted by ("invalid UTF-8", "broken JSON").
         message: what exactly is wrong and what to do.
     """
@@ -55,6 +62,9 @@ class Reader(ABC):
 
     Constructors touch no disk: a config can be printed on a machine without the data.
     """
+
+    bytes_read = 0
+    """Bytes of the current unit read so far, for progress; whoever starts a unit sets it to 0."""
 
     @abstractmethod
     def plan(self) -> Iterator[WorkUnit]:
@@ -73,4 +83,12 @@ class Reader(ABC):
         Args:
             unit: one of `plan`'s.
             source: name of the source in the config; part of the documents' ids.
+        Raises:
+            CorpusChangedError: if the unit is no longer what was planned.
         """
+
+    def chunks(self, file: BinaryIO) -> Iterator[bytes]:
+        """The rest of a file in pieces of fixed size, counted for progress."""
+        while chunk := file.read(CHUNK_BYTES):
+            self.bytes_read += len(chunk)
+            yield chunk
