@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from datamodules.patches import FLAT_VARIANCE, normalize_patches, row_major_positions
 from datamodules.waveform import SAMPLE_RATES, Clip, Waveform, read_waveform
 from onn_lightning.batch import Segment
-from onn_lightning.modality import BadSampleError, Modality
+from onn_lightning.modality import BadSampleError, Modality, Preview
 
 SILENCE_PEAK = 1e-4
 """Full scale is 1: three steps of 16 bits (-80 dB), the dither of an empty recording."""
@@ -35,6 +35,9 @@ DYNAMIC_RANGE = math.log(1e8)
 
 FRAMES_AT_ONCE = 256
 """Frames that are transformed together: their spectra stay in the cache, and memory stays flat."""
+
+COLOURS = ((0, 0, 8), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
+"""Of a spectrogram from its quietest to its loudest cell."""
 
 TINY = np.finfo(np.float32).tiny
 
@@ -145,6 +148,32 @@ class AudioModality(Modality):
         patch_dim = self.patch_time * self.patch_freq
         return PatchRegressionHead(hidden_size, patch_dim) if self.next_patch_loss else None
 
+    def placeholder(self) -> Segment:
+        """One patch in time, of a click."""
+        click = np.zeros(self.window_length, np.float32)
+        click[0] = 1
+        return self.encode((click, self.sample_rate))
+
+    def spectrogram(self, segment: Segment) -> Tensor:
+        """The patches put back together: [frames, n_mels], normalised; NaN where there is no patch."""
+        assert segment.positions_2d is not None
+        steps, bands = segment.positions_2d.unbind(dim=1)
+        first = (steps - steps.min()) * self.stride_time  # frame at which each patch begins
+        frames = first[:, None] + torch.arange(self.patch_time)  # [n, patch_time]
+        mels = bands[:, None] * self.patch_freq + torch.arange(self.patch_freq)  # [n, patch_freq]
+        canvas = torch.full((int(frames.max()) + 1, self.filters.shape[1]), math.nan)
+        canvas[frames[:, :, None], mels[:, None, :]] = segment.features.view(
+            -1, self.patch_time, self.patch_freq
+        )
+        return canvas
+
+    def preview(self, segment: Segment) -> Preview:
+        """The spectrogram: time to the right, low frequencies at the bottom, loud is bright."""
+        values = self.spectrogram(segment).T.flip(0)  # [n_mels, frames]
+        seconds = values.shape[1] * self.hop_length / self.sample_rate
+        caption = f"{seconds:.2f} s, {values.shape[0]} bands up to {self.sample_rate / 2000:g} kHz"
+        return Preview(picture=coloured(values.numpy()), caption=caption)
+
     def log_mel(self, samples: Tensor) -> Tensor:
         """Natural logarithm of mel power, floored 80 dB below the loudest cell.
 
@@ -219,6 +248,16 @@ class AudioModality(Modality):
             positions_2d=row_major_positions(steps, bands).flip(1),
             targets=normalize_patches(patches).values if self.next_patch_loss else None,
         )
+
+
+def coloured(values: NDArray[np.float32]) -> Tensor:
+    """Quiet to loud as black, purple, orange, light yellow: [height, width, 3] uint8; NaN is grey."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    scaled = (values - low) / max(high - low, TINY)
+    stops = np.linspace(0, 1, len(COLOURS))
+    channels = [np.interp(scaled, stops, [colour[channel] for colour in COLOURS]) for channel in range(3)]
+    picture = np.where(np.isnan(values)[:, :, None], 128, np.stack(channels, axis=2))
+    return torch.from_numpy(picture.astype(np.uint8))
 
 
 def mel_filters(n_mels: int, n_fft: int, sample_rate: int) -> Tensor:

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from datamodules.media import open_media
 from datamodules.patches import row_major_positions
 from onn_lightning.batch import Segment
-from onn_lightning.modality import BadSampleError, Modality
+from onn_lightning.modality import BadSampleError, Modality, Preview
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Pillow's names of the formats that are opened."""
@@ -140,6 +140,29 @@ class ImageModality(Modality):
         from datamodules.pixels import PixelRegressionHead
 
         return PixelRegressionHead(hidden_size, self.pixels_per_patch) if self.next_patch_loss else None
+
+    def placeholder(self) -> Segment:
+        """A black square of one patch."""
+        return self.encode(Image.new("RGB", (self.patch_size, self.patch_size)))
+
+    def pixels(self, segment: Segment) -> int:
+        """Width x height of its patches."""
+        return len(segment) * self.patch_size**2
+
+    def picture(self, segment: Segment) -> Tensor:
+        """The patches put back together: [height, width, channels] uint8, grey where there is no patch."""
+        assert segment.positions_2d is not None
+        x, y = (segment.positions_2d - segment.positions_2d.amin(dim=0)).unbind(dim=1)
+        rows, columns, side = int(y.max()) + 1, int(x.max()) + 1, self.patch_size
+        canvas = torch.full((rows, columns, side, side * self.channels), 128, dtype=torch.uint8)
+        canvas[y, x] = segment.features.view(-1, side, side * self.channels)
+        return canvas.transpose(1, 2).reshape(rows * side, columns * side, self.channels)
+
+    def preview(self, segment: Segment) -> Preview:
+        """The picture as the tower is given it."""
+        picture = self.picture(segment)
+        height, width, _ = picture.shape
+        return Preview(picture=picture.squeeze(2), caption=f"{width} x {height} pixels")
 
     def _pixels(self, image: Image.Image, name: str, may_draft: bool) -> NDArray[np.uint8]:
         """Decode, set upright, scale into the budget: [height, width(, channels)]."""

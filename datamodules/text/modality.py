@@ -11,6 +11,7 @@ Notable:
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from datamodules.text.tokenizer import DualTokenizer, Encoding, EncodingStream
 from onn_lightning.batch import Segment
-from onn_lightning.modality import BadSampleError, Modality
+from onn_lightning.modality import BadSampleError, Modality, Preview
 
 _FINGERPRINT = "fingerprint"
 
@@ -102,6 +103,20 @@ class TextModality(Modality):
             num_bytes=torch.from_numpy(self.tokenizer.vocabulary.num_bytes),
             embedding_size=self.init_args["embedding_size"],
         )
+
+    def preview(self, segment: Segment) -> Preview:
+        """The characters, special tokens as ⟨eos⟩, and the words of the best segmentation of all of them."""
+        char_ids = segment.features[:, 0].numpy()
+        vocabulary = self.tokenizer.vocabulary
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # characters may be spelled in bytes
+        text = tuple(
+            decoder.decode(vocabulary.to_bytes([char_id]))
+            if vocabulary.num_bytes[char_id]
+            else f"⟨{vocabulary.tokens[char_id][1:-1]}⟩"
+            for char_id in char_ids.tolist()
+        )
+        starts = self.tokenizer.segmenter.table(char_ids).full_context().starts
+        return Preview(text, tuple((starts == np.arange(len(starts))).tolist()))
 
     def fingerprint(self) -> dict[str, Any]:
         """That of the tokenizer."""
