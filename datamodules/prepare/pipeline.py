@@ -99,7 +99,7 @@ class Preparation:
         sources: Mapping[str, Reader],
         filters: Sequence[Filter] | None = None,
         deduplication: Deduplication | None = None,
-        tokenizer: TokenizerArguments | None = None,
+        tokenizer: TokenizerArguments = TokenizerArguments(),  # frozen
         executor: Executor | None = None,
         task_bytes: int = 64 << 20,
         shard_bytes: int = MAX_SHARD_BYTES,
@@ -114,7 +114,7 @@ class Preparation:
         self.sources = dict(sources)
         self.filters = list(filters or ())
         self.deduplication = deduplication
-        self.tokenizer = tokenizer or TokenizerArguments()
+        self.tokenizer = tokenizer
         self.executor = executor or LocalExecutor()
         self.task_bytes, self.shard_bytes = task_bytes, shard_bytes
         self.max_consecutive_bad = max_consecutive_bad

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import jsonargparse
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -29,7 +27,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from onn_lightning import __version__
 from onn_lightning.cli.allocator import keep_freed_memory
 from onn_lightning.cli.config_files import bundled_list
-from onn_lightning.cli.config_option import ConfigFile
+from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
 from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.run_folder import (
@@ -183,7 +181,7 @@ class OmniCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            stated = _first_outside_jsonargparse(error)
+            stated = first_outside_jsonargparse(error)
             if stated is error:
                 raise
             raise stated from stated.__cause__
@@ -263,15 +261,3 @@ def run(
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
-
-
-def _first_outside_jsonargparse(error: BaseException) -> BaseException:
-    """The constructor's own error inside those that jsonargparse wraps around it."""
-    package = str(Path(jsonargparse.__file__).parent)
-    inner: BaseException | None = error
-    while inner is not None:
-        files = [frame.filename for frame in traceback.extract_tb(inner.__traceback__)]
-        if files and not files[-1].startswith(package):
-            return inner
-        inner = inner.__cause__
-    return error
