@@ -21,6 +21,7 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
 
+from datamodules.prepare.configured import Configured
 from datamodules.prepare.deduplication_clusters import ClusterStep, DropCopiesStep
 from datamodules.prepare.deduplication_signatures import (
     HASH_BOUND,
@@ -50,7 +51,7 @@ class DedupStage:
     tasks: int
 
 
-class Deduplication:
+class Deduplication(Configured):
     """Which documents count as copies.
 
     Two texts with a share s of common n-grams (Jaccard) are found with probability

@@ -118,13 +118,6 @@ class Preparation:
         self.executor = executor or LocalExecutor()
         self.task_bytes, self.shard_bytes = task_bytes, shard_bytes
         self.max_consecutive_bad = max_consecutive_bad
-        self._described = {  # now, before anything is read: their state is what the config made of it
-            "sources": description(self.sources),
-            "filters": description(self.filters),
-            "deduplication": description(self.deduplication),
-            "task_bytes": task_bytes,
-            "shard_bytes": shard_bytes,
-        }
 
     def run(self, resume: bool = False, overwrite: bool = False) -> Summary:
         """Prepare the data set.
@@ -170,9 +163,12 @@ class Preparation:
         """What the result depends on, but for the corpus itself."""
         return {
             "onn_lightning": version("onn-lightning"),
-            **self._described,
-            "filters": with_contents(self._described["filters"]),
+            "sources": description(self.sources),
+            "filters": with_contents(description(self.filters)),
+            "deduplication": description(self.deduplication),
             "tokenizer": {**asdict(self.tokenizer), "fingerprint": tokenizer.fingerprint},
+            "task_bytes": self.task_bytes,
+            "shard_bytes": self.shard_bytes,
         }
 
     def _is_complete(self) -> bool:

@@ -1,8 +1,8 @@
 """What the bytes of a prepared data set depend on, as plain data, and how two of them differ.
 
 Notable:
-- An object of a config is described by its class and its state just after construction, which is what
-  its arguments made of it; so filters of one's own need to declare nothing.
+- What a config chooses is described as a config does, by its class and arguments (see `configured`); other
+  objects among the arguments, such as modalities, by their state.
 - A file that the state names (a word list, a checkpoint) counts by its content, too (`with_contents`).
 - No times and no machine: the description is part of the result, whose bytes depend on neither.
 """
@@ -13,22 +13,23 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datatrove.pipeline.base import PipelineStep
+
+from datamodules.prepare.configured import Configured
 
 _CLASS = "class_path"
-_OF_THE_RUN = {"stats", "records_folder", "order"}
-"""Attributes that every step has and that are no arguments of it."""
+_ARGUMENTS = "init_args"
 
 
 def description(value: Any) -> Any:
     """A value of a config as JSON.
 
     Args:
-        value: plain data, a path, an array, or an object that was just constructed.
+        value: plain data, a path, an array, a dataclass or an object.
     """
     if value is None or isinstance(value, (bool, int, float)):
         return value
@@ -49,10 +50,12 @@ def description(value: Any) -> Any:
     if isinstance(value, type) or hasattr(value, "__qualname__"):  # classes and functions
         return f"{value.__module__}.{value.__qualname__}"
     kind = type(value)
-    state = getattr(value, "__dict__", {})
-    if isinstance(value, PipelineStep):
-        state = {name: each for name, each in state.items() if name not in _OF_THE_RUN}
-    return {_CLASS: f"{kind.__module__}.{kind.__qualname__}", **description(state)}
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, Configured):
+        return {_CLASS: path, _ARGUMENTS: description(value.arguments)}
+    if is_dataclass(value):
+        return description({field.name: getattr(value, field.name) for field in fields(value)})
+    return {_CLASS: path, **description(vars(value) if hasattr(value, "__dict__") else {})}
 
 
 def with_contents(described: Any) -> Any:

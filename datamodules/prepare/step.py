@@ -9,10 +9,11 @@ from pathlib import Path
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from datamodules.prepare.configured import Configured
 from datamodules.prepare.records import StepRecord
 
 
-class RecordedStep(PipelineStep):  # type: ignore[misc]  # datatrove is not typed
+class RecordedStep(Configured, PipelineStep):  # type: ignore[misc]  # datatrove is not typed
     """A step whose counts go into the manifest.
 
     Subclasses set `name` and do their work in `process`; the pipeline calls `record_to` before it runs.

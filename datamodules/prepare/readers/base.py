@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from datatrove.data import Document
 
+from datamodules.prepare.configured import Configured
 from datamodules.prepare.readers.compression import CHUNK_BYTES
 
 
@@ -57,7 +58,7 @@ class BadSample:
     message: str
 
 
-class Reader(ABC):
+class Reader(Configured, ABC):
     """One kind of raw corpus; chosen by `class_path` in a config's `sources`.
 
     Constructors touch no disk: a config can be printed on a machine without the data.
