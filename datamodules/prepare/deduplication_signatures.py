@@ -19,7 +19,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
@@ -34,6 +33,9 @@ HASH_BOUND = (1 << 61) - 1
 _RECORD = np.dtype([("first", "<u8"), ("second", "<u8"), ("document", "<u4")])
 _DOCUMENTS_BUFFERED = 4096
 _LARGEST = np.uint64(2**64 - 1)
+_BASES = np.array([0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93], dtype=np.uint64)
+_SHIFT = np.uint64(32)
+_BOUND = np.uint64(HASH_BOUND)
 
 
 class SignatureStep(PipelineStep):  # type: ignore[misc]  # datatrove is not typed
@@ -55,9 +57,8 @@ class SignatureStep(PipelineStep):  # type: ignore[misc]  # datatrove is not typ
         self.folder = folder
         self.ngram = ngram
         self.num_buckets = num_buckets
-        self.hashes_per_bucket = hashes_per_bucket
         generator = np.random.Generator(np.random.PCG64(seed))
-        size = (2, num_buckets * hashes_per_bucket)
+        size = (2, num_buckets, hashes_per_bucket)
         self._factors, self._terms = generator.integers(2**64, size=size, dtype=np.uint64)
         self._factors |= np.uint64(1)
 
@@ -101,11 +102,8 @@ class SignatureStep(PipelineStep):  # type: ignore[misc]  # datatrove is not typ
         """[2, num_buckets] hashes of the buckets; None for a document that is compared exactly only."""
         if not self.num_buckets or any(item.text is None for item in items):
             return None
-        ngrams = mix(ngram_hashes(words_of(text), self.ngram))
-        if not len(ngrams):
-            return None
-        minima = minimal_hashes(ngrams, self._factors, self._terms)
-        return bucket_hashes(minima.reshape(self.num_buckets, self.hashes_per_bucket))
+        ngrams = ngram_hashes(words_of(text), self.ngram)
+        return bucket_hashes(ngrams, self._factors, self._terms) if len(ngrams) else None
 
     def _write_sorted(self, unsorted: Path, path: Path) -> None:
         records = np.fromfile(unsorted, dtype=_RECORD)
@@ -138,33 +136,38 @@ def exact_hashes(items: Iterable[Item]) -> tuple[int, int]:
     return first % HASH_BOUND, second % HASH_BOUND
 
 
-def minimal_hashes(ngrams: Hashes, factors: Hashes, terms: Hashes) -> Hashes:
-    """[H] the smallest value of each hash function over all n-grams.
+def bucket_hashes(ngrams: Hashes, factors: Hashes, terms: Hashes) -> Hashes:
+    """[2, buckets] hashes below `HASH_BOUND`, equal for texts whose minimal hashes of a bucket are equal.
 
     Args:
-        ngrams: [n] scrambled hashes, at least one.
-        factors, terms: [H] of the functions factor * x + term modulo 2^64.
+        ngrams: [n] hashes, at least one.
+        factors, terms: [buckets, hashes] of the functions factor * x + term modulo 2^64.
     """
-    minima = np.full(len(factors), _LARGEST, dtype=np.uint64)
-    _minimise(ngrams, factors, terms, minima)
-    return minima
-
-
-def bucket_hashes(minima: npt.NDArray[np.uint64]) -> Hashes:
-    """[buckets, hashes] -> [2, buckets] hashes below `HASH_BOUND` of all that is in a bucket."""
-    pair = np.zeros((2, len(minima)), dtype=np.uint64)
-    pair[1] = _LARGEST
-    for column in minima.T:
-        pair = mix(pair ^ column) * _ODD
-    return pair % np.uint64(HASH_BOUND)
-
-
-_ODD = np.array([[0x9E3779B97F4A7C15], [0xD6E8FEB86659FD93]], dtype=np.uint64)
+    hashes = np.empty((2, len(factors)), dtype=np.uint64)
+    _hash_minima(_minima(mix(ngrams), factors.ravel(), terms.ravel()), hashes)
+    return hashes
 
 
 @kernel
-def _minimise(ngrams: Hashes, factors: Hashes, terms: Hashes, minima: Hashes) -> None:
+def _minima(ngrams: Hashes, factors: Hashes, terms: Hashes) -> Hashes:
+    """[functions] the smallest value of each function."""
+    minima = np.full(len(factors), _LARGEST, dtype=np.uint64)
     for i in range(len(ngrams)):
         ngram = ngrams[i]
         for j in range(len(factors)):
             minima[j] = min(minima[j], factors[j] * ngram + terms[j])
+    return minima
+
+
+@kernel
+def _hash_minima(minima: Hashes, hashes: Hashes) -> None:
+    """Write two hashes of every bucket's minima: polynomials in two bases, scrambled by a xorshift."""
+    buckets = hashes.shape[1]
+    per_bucket = len(minima) // buckets
+    for kind in range(2):
+        for bucket in range(buckets):
+            value = _LARGEST
+            for minimum in minima[bucket * per_bucket : (bucket + 1) * per_bucket]:
+                value = (value ^ minimum) * _BASES[kind]
+                value ^= value >> _SHIFT
+            hashes[kind, bucket] = value % _BOUND
