@@ -14,13 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.prepare.filters.characters import NEWLINE, SPACE, CodePoints, Kinds
+from datamodules.prepare.filters.words import HASH_PRIME, HASH_START
 from datamodules.text.compiled import kernel
 
 Places = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
-
-_START = np.uint64(0xCBF29CE484222325)
-_PRIME = np.uint64(0x100000001B3)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def _find(code_points: CodePoints, kinds: Kinds, places: Places, hashes: Hashes)
     """Write starts, ends, paragraphs and hashes; returns the number of lines."""
     count, paragraph = 0, 0
     start, end = -1, 0  # of the line under way; -1: nothing but spaces so far
-    value = at_end = _START
+    value = at_end = HASH_START
     for i in range(len(code_points) + 1):
         if i == len(code_points) or kinds[i] == NEWLINE:
             if start >= 0:
@@ -85,14 +83,14 @@ def _find(code_points: CodePoints, kinds: Kinds, places: Places, hashes: Hashes)
                 count += 1
             elif count and places[2, count - 1] == paragraph:
                 paragraph += 1
-            start, value = -1, _START
+            start, value = -1, HASH_START
             continue
         space = kinds[i] == SPACE
         if start < 0:
             if space:
                 continue
             start = i
-        value = (value ^ np.uint64(code_points[i])) * _PRIME
+        value = (value ^ np.uint64(code_points[i])) * HASH_PRIME
         if not space:
             end, at_end = i + 1, value
     return count
@@ -103,5 +101,5 @@ def _join(hashes: Hashes, paragraphs: Places, joined: Hashes) -> None:
     """Write the hash of every paragraph: that of its lines' hashes."""
     for i in range(len(hashes)):
         paragraph = paragraphs[i]
-        before = joined[paragraph] if i and paragraphs[i - 1] == paragraph else _START
-        joined[paragraph] = (before ^ hashes[i]) * _PRIME
+        before = joined[paragraph] if i and paragraphs[i - 1] == paragraph else HASH_START
+        joined[paragraph] = (before ^ hashes[i]) * HASH_PRIME

@@ -30,8 +30,8 @@ from datamodules.text.compiled import kernel
 Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int64]
 
-_START = np.uint64(0xCBF29CE484222325)
-_PRIME = np.uint64(0x100000001B3)
+HASH_START, HASH_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+"""FNV-1a of 64 bits: value = (value ^ next) * prime."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -110,7 +110,7 @@ def _find(
     """Write the words; returns how many, and how many of them are lone characters."""
     count = num_lone = 0
     length = 0  # of the run under way
-    value = _START
+    value = HASH_START
     for i in range(len(code_points)):
         code, kind = code_points[i], kinds[i]
         in_run = FIRST_OF_WORDS <= kind < FIRST_LONE
@@ -125,8 +125,8 @@ def _find(
                 hashes[count], lengths[count] = value, length
                 count, length = count + 1, 0
             if not length:
-                value = _START
-            value = (value ^ np.uint64(folded)) * _PRIME
+                value = HASH_START
+            value = (value ^ np.uint64(folded)) * HASH_PRIME
             length += 1
         if length and not in_run:
             hashes[count], lengths[count] = value, length
