@@ -238,6 +238,8 @@ def _no_access(path: Path) -> PermissionError:
 def _check_access(path: Path) -> None:
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError as error:
+        raise _no_access(path) from error
     except OSError:
         return  # a link that leads nowhere: whoever reads it names it
     if regular and not os.access(path, os.R_OK):

@@ -25,7 +25,6 @@ from datamodules.prepare.readers.base import BadSample, WorkUnit
 from datamodules.prepare.readers.builder import media_too_large, text_too_long
 from datamodules.prepare.readers.compression import expanded
 from datamodules.prepare.readers.file_reader import FileReader
-from datamodules.prepare.readers.files import empty_file
 from datamodules.prepare.readers.limits import Limits
 from datamodules.prepare.readers.samples import CAPTION, RECORD, SampleLayout, assemble, given, suffix_of
 from datamodules.prepare.readers.tar_stream import HEADER_BYTES, Member, TarStream
@@ -72,10 +71,7 @@ class TarReader(FileReader):
             self._add(group, name, member, archive)
         if group is not None:
             yield self._finished(group, source)
-        if archive.members_seen == 0:
-            raise empty_file()
-        if not archive.has_end:
-            raise BadItemError("truncated file", "the archive has no end mark: perhaps it is cut short")
+        archive.finish()
 
     def _add(self, group: _Group, name: str, member: Member, archive: TarStream) -> None:
         if group.problem is not None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from datamodules.items import BadItemError
+from datamodules.prepare.readers.files import empty_file
 
 HEADER_BYTES = tarfile.BLOCKSIZE
 _EXTENSION_BYTES = 1 << 20  # of a long name or extended header
@@ -52,8 +53,8 @@ class TarStream:
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._bytes = _Bytes(chunks)
         self._unread = 0  # of the member, with its padding
-        self.members_seen = 0
-        self.has_end = False
+        self._seen = 0  # members, folders too
+        self._has_end = False
 
     def members(self) -> Iterator[Member]:
         """Every member but folders; the content of the last one given may be read by `content`.
@@ -75,7 +76,7 @@ class TarStream:
             elif info.type not in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
                 if "size" in extended:
                     self._expect(info, _size(extended["size"]))
-                self.members_seen += 1
+                self._seen += 1
                 if not info.isdir():
                     yield _member(info, offset, extended)
                 extended = {}
@@ -94,6 +95,20 @@ class TarStream:
             raise _cut_short()
         return data
 
+    def finish(self) -> None:
+        """Make sure, after the last member, that the archive is whole.
+
+        Raises:
+            BadItemError: if it is empty, has no end mark, or goes on after it.
+        """
+        if self._seen == 0:
+            raise empty_file()
+        if not self._has_end:
+            raise BadItemError("truncated file", "the archive has no end mark: perhaps it is cut short")
+        while block := self._bytes.read(HEADER_BYTES):
+            if block.strip(b"\0"):
+                raise _damaged("more data after its end; join archives with `tar --concatenate`")
+
     def _expect(self, info: tarfile.TarInfo, size: int) -> None:
         info.size = size
         empty = info.islnk() or info.issym() or info.isdir() or info.isdev()
@@ -105,7 +120,7 @@ class TarStream:
         offset = self._bytes.position
         block = self._bytes.read(HEADER_BYTES)
         if not block.strip(b"\0"):
-            self._check_end(block)
+            self._has_end = len(block) == HEADER_BYTES
             return None
         if len(block) < HEADER_BYTES:
             raise _cut_short()
@@ -117,12 +132,6 @@ class TarStream:
             raise _damaged(f"a negative size at byte {offset}")
         self._expect(info, info.size)
         return info, offset
-
-    def _check_end(self, block: bytes) -> None:
-        self.has_end = len(block) == HEADER_BYTES
-        while block := self._bytes.read(HEADER_BYTES):
-            if block.strip(b"\0"):
-                raise _damaged("more data after its end; join archives with `tar --concatenate`")
 
 
 def _member(info: tarfile.TarInfo, offset: int, extended: Mapping[str, str]) -> Member:
