@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -73,11 +74,11 @@ class TextModality(Modality):
 
     def opening_segment(self) -> Segment:
         """`<bos>`."""
-        return self._special(self.tokenizer.vocabulary.bos_id)
+        return self._bos
 
     def closing_segment(self) -> Segment:
         """`<eos>`."""
-        return self._special(self.tokenizer.vocabulary.eos_id)
+        return self._eos
 
     def build_embedder(self, hidden_size: int) -> nn.Module:
         """Features [n, 3] -> [n, hidden_size], the sum of the tables in use."""
@@ -153,6 +154,14 @@ class TextModality(Modality):
         modality = cast(TextModality, cls.__new__(cls, **init_args))  # keeps the paths, reads no file
         modality.tokenizer = tokenizer
         return modality
+
+    @cached_property
+    def _bos(self) -> Segment:
+        return self._special(self.tokenizer.vocabulary.bos_id)
+
+    @cached_property
+    def _eos(self) -> Segment:
+        return self._special(self.tokenizer.vocabulary.eos_id)
 
     def _special(self, char_id: int) -> Segment:
         return self._segment(torch.tensor([[char_id, 0, 0]]))
