@@ -9,33 +9,16 @@ Notable:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datamodules.columns import Column
 from datamodules.items import BadItemError, ItemRecord, item_records
 from datamodules.prepare.readers.builder import DocumentBuilder, read_media
 from datamodules.prepare.readers.limits import Limits
 
 ITEMS = "items"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a flat record, one item of its document.
-
-    Args:
-        name: key of the record.
-        modality: what it holds.
-        supervised: False: read by the model, never predicted.
-        optional: a record may lack it, or have null or blank text there; others with it are bad.
-    """
-
-    name: str
-    modality: str = "text"
-    supervised: bool = True
-    optional: bool = False
 
 
 class Records:

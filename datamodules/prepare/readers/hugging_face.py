@@ -2,8 +2,6 @@
 
 Notable:
 - Rows are taken as Arrow, so images and sounds stay the compressed bytes they are stored as.
-- Code out of a data set is never run: `trust_remote_code` is never given, and the builder that reads
-  pickles is refused.
 - Loading (and downloading, and the conversion into the library's cache) happens once, when the work is
   planned; tasks read memory-mapped row ranges. With `streaming`, shards of the remote data set are the
   units, and nothing is kept on disk.
@@ -13,12 +11,10 @@ Notable:
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from datatrove.data import Document
 
 from datamodules.items import BadItemError
@@ -68,16 +64,13 @@ class HuggingFaceReader(Reader):
     ) -> None:
         if unit_bytes < 1:
             raise ValueError(f"unit_bytes is {unit_bytes}, it must be at least 1")
-        if path == "pandas":
-            raise ValueError("the builder 'pandas' reads pickles, which run code: convert them to Parquet")
+        self._data = HuggingFaceData(path, name, split, data_files, data_dir, revision)
         self.path = path
         self.name = name
         self.split = split
-        self.data_files = data_files
-        self.data_dir = data_dir
-        self.revision = revision
         self.streaming = streaming
         self.root = root
+        self.columns = columns
         self._records = Records(columns, limits)
         self._unit_bytes = unit_bytes
         self._loaded: Any = None
@@ -134,7 +127,7 @@ class HuggingFaceReader(Reader):
         try:
             if isinstance(record, BadItemError):
                 raise record
-            own = {name: _relative(value, root) for name, value in record.items()}
+            own = {name: relative_media(value, root) for name, value in record.items()}
             return self._records.build(own, root).document(place, source)
         except BadItemError as error:
             return BadSample(place, error.kind, error.message)
@@ -142,41 +135,8 @@ class HuggingFaceReader(Reader):
     def _dataset(self) -> Any:
         """The data set, loaded once in each process."""
         if self._loaded is None:
-            self._loaded = self._load()
+            self._loaded = self._data.load(self.streaming)
         return self._loaded
-
-    def _load(self) -> Any:
-        import datasets
-
-        folder = Path(self.path)
-        try:
-            if any((folder / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
-                saved = datasets.load_from_disk(self.path)
-                return saved[self.split] if isinstance(saved, datasets.DatasetDict) else saved
-            return datasets.load_dataset(
-                self.path,
-                self.name,
-                split=self.split,
-                data_files=self.data_files,
-                data_dir=self.data_dir,
-                revision=self.revision,
-                streaming=self.streaming,
-            )
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"data set '{self.path}' is not there ({error}): correct `path`"
-            ) from error
-        except ConnectionError as error:
-            raise ConnectionError(
-                f"data set '{self.path}' is no folder here, and the hub cannot be reached ({error}): "
-                "correct `path`, or download it first"
-            ) from error
-        except (KeyError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-            raise ValueError(
-                f"data set '{self.path}', split '{self.split}', cannot be loaded ({error}): correct the "
-                "config or mend the data; files that are partly damaged can be read with JsonLinesReader, "
-                "ParquetReader, ..., which skip what is bad"
-            ) from error
 
     def _needed(self, dataset: Any) -> list[str]:
         """
@@ -199,18 +159,4 @@ class HuggingFaceReader(Reader):
         return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:7])
 
     def _root(self) -> Path:
-        if self.root is not None:
-            return Path(self.root)
-        for own in (self.path, self.data_dir):
-            if own is not None and Path(own).is_dir():
-                return Path(own)
-        import datasets
-
-        return Path(datasets.config.HF_CACHE_HOME)
-
-
-def _relative(value: Any, root: Path) -> Any:
-    """Builders of media folders give absolute paths: as paths below the root, which are checked."""
-    if isinstance(value, Mapping) and isinstance(path := value.get("path"), str) and os.path.isabs(path):
-        return {**value, "path": os.path.relpath(path, root.absolute())}
-    return value
+        return self._data.media_root() if self.root is None else Path(self.root)

@@ -60,6 +60,7 @@ class ParquetReader(FileReader):
         if unit_bytes < 1:
             raise ValueError(f"unit_bytes is {unit_bytes}, it must be at least 1")
         self.root = None if root is None else Path(root)
+        self.columns = columns
         self._records = Records(columns, limits)
         self._unit_bytes = unit_bytes
 
