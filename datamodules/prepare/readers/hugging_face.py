@@ -17,6 +17,7 @@ from typing import Any
 
 from datatrove.data import Document
 
+from datamodules.hugging_face_data import HuggingFaceData, relative_media
 from datamodules.items import BadItemError
 from datamodules.prepare.readers.arrow_rows import batch_rows, records
 from datamodules.prepare.readers.base import BadSample, CorpusChangedError, Reader, WorkUnit
