@@ -171,7 +171,7 @@ class AudioModality(Modality):
         """The spectrogram: time to the right, low frequencies at the bottom, loud is bright."""
         values = self.spectrogram(segment).T.flip(0)  # [n_mels, frames]
         seconds = values.shape[1] * self.hop_length / self.sample_rate
-        caption = f"{seconds:.2f} s, {values.shape[0]} bands up to {self.sample_rate / 2000:g} kHz"
+        caption = f"{seconds:.2f} s, to {self.sample_rate / 2000:g} kHz"
         return Preview(picture=coloured(values.numpy()), caption=caption)
 
     def log_mel(self, samples: Tensor) -> Tensor:
