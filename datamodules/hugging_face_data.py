@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.items import BadItemError
+
 
 @dataclass(frozen=True)
 class HuggingFaceData:
@@ -93,7 +95,16 @@ class HuggingFaceData:
 
 
 def relative_media(value: Any, root: Path) -> Any:
-    """Builders of media folders give absolute paths: as paths below the root, which are checked."""
+    """Builders of media folders give absolute paths: made relative to the root, which they must be below.
+
+    Raises:
+        BadItemError: if the path leaves the root; the message is the same on every machine.
+    """
     if isinstance(value, Mapping) and isinstance(path := value.get("path"), str) and os.path.isabs(path):
-        return {**value, "path": os.path.relpath(path, root.absolute())}
+        base, target = os.path.abspath(root), os.path.normpath(path)
+        if os.path.commonpath([base, target]) != base:
+            raise BadItemError(
+                "unsafe path", f"path {path!r} leaves the folder of the data set; move it there or set `root`"
+            )
+        return {**value, "path": os.path.relpath(target, base)}
     return value
