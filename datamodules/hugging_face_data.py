@@ -77,7 +77,7 @@ class HuggingFaceData:
                 f"data set '{self.path}' is no folder here, and the hub cannot be reached ({error}): "
                 "correct `path`, or download it first"
             ) from error
-        except (KeyError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        except (LookupError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
             raise ValueError(
                 f"data set '{self.path}', split '{self.split}', cannot be loaded ({error}): correct the "
                 "config or mend the data; files that are partly damaged can be prepared (`onn prepare`) with "
