@@ -14,6 +14,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from datamodules.prepare.executors import Stage
+from datamodules.prepare.step import Filter
 
 
 class Write(PipelineStep):  # type: ignore[misc]
@@ -81,3 +82,19 @@ class Watcher:
 def stage(name: str, *steps: PipelineStep, tasks: int = 4) -> Stage:
     """A stage whose tasks work on files "part 0", "part 1", ..."""
     return Stage(name, list(steps), [1] * tasks, lambda task: f"part {task}")
+
+
+class KillOnce(Filter):
+    """Kills its process at the first document that says so, but only once."""
+
+    name = "kill once"
+
+    def __init__(self, marker: str, at: str) -> None:
+        super().__init__()
+        self.marker, self.at = marker, at
+
+    def judge(self, document: Document) -> str | None:
+        if self.at in document.text and not os.path.exists(self.marker):
+            os.mkdir(self.marker)  # a file that an argument names would be part of the config
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
