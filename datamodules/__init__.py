@@ -10,32 +10,50 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.audio import AudioModality
+    from datamodules.audio_text_data import AudioTextDataModule
+    from datamodules.columns import Column
+    from datamodules.growing import GrowingJsonLines
+    from datamodules.hugging_face import HuggingFaceSource
     from datamodules.image import ImageModality
+    from datamodules.image_text_data import ImageTextDataModule
     from datamodules.omni import OmniDataModule
     from datamodules.prepared import PreparedSource
     from datamodules.sources import JsonLines, Source, TextFiles
     from datamodules.text import DualTokenizer, TextModality
+    from datamodules.text_data import TextDataModule
 
 _HOMES = {
     "AudioModality": "datamodules.audio",
+    "AudioTextDataModule": "datamodules.audio_text_data",
+    "Column": "datamodules.columns",
     "DualTokenizer": "datamodules.text",
+    "GrowingJsonLines": "datamodules.growing",
+    "HuggingFaceSource": "datamodules.hugging_face",
     "ImageModality": "datamodules.image",
+    "ImageTextDataModule": "datamodules.image_text_data",
     "JsonLines": "datamodules.sources",
     "OmniDataModule": "datamodules.omni",
     "PreparedSource": "datamodules.prepared",
     "Source": "datamodules.sources",
+    "TextDataModule": "datamodules.text_data",
     "TextFiles": "datamodules.sources",
     "TextModality": "datamodules.text",
 }
 
 __all__ = [
     "AudioModality",
+    "AudioTextDataModule",
+    "Column",
     "DualTokenizer",
+    "GrowingJsonLines",
+    "HuggingFaceSource",
     "ImageModality",
+    "ImageTextDataModule",
     "JsonLines",
     "OmniDataModule",
     "PreparedSource",
     "Source",
+    "TextDataModule",
     "TextFiles",
     "TextModality",
 ]

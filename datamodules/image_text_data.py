@@ -1,0 +1,33 @@
+"""`ImageTextDataModule`: images and their captions, or any interleaving of images and text, from paths.
+
+    ImageTextDataModule("data/captions.jsonl", validation="data/held_out.jsonl")
+
+or in YAML
+
+    data:
+      class_path: datamodules.ImageTextDataModule
+      init_args: {train: data/captions.jsonl, validation: data/held_out.jsonl}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datamodules.corpora import Corpora
+from datamodules.image import ImageModality
+from datamodules.media_text_data import MediaTextDataModule
+
+
+class ImageTextDataModule(MediaTextDataModule):
+    """`OmniDataModule` with images and text.
+
+    Args:
+        train: a JSON Lines file (see `JsonLines`), a folder that `onn prepare` made, several of them, or
+            sources by name.
+        image: how images are encoded; None: `ImageModality()`.
+        settings: `validation`, `test` and `predict`, given like `train`; `text`, how text is encoded; and
+            the other arguments of `OmniDataModule` (`row_length`, `max_pixels_per_batch`, ...).
+    """
+
+    def __init__(self, train: Corpora, image: ImageModality | None = None, **settings: Any) -> None:
+        super().__init__(image or ImageModality(), train, **settings)
