@@ -8,8 +8,9 @@ Notable:
 - A token carries the bytes of its patch, row by row, channels last; `pixels.py` says what the tower makes of
   them. The optional next-patch loss regresses the patch normalised by itself.
 - Size is judged by the header before anything is decoded; JPEG is decoded at reduced scale; only
-  `FORMATS` are opened (EPS would start another program). Peak memory is 4 to 12 bytes per pixel of
-  the file (JPEG: far less), so `max_pixels` bounds it.
+  `FORMATS` are opened (EPS would start another program). Peak memory is 4 to 16 bytes per pixel of
+  the file (JPEG: far less), so `max_pixels` bounds it; `MAX_SCANS` bounds the time of a JPEG that
+  refines the same pixels over and over.
 - Transparency is laid over white; EXIF orientation is applied; animations give their first frame;
   depths beyond 8 bits are resized as they are, then brought to 8 by the rule of `_value_range`.
 """
@@ -37,6 +38,9 @@ from onn_lightning.modality import BadSampleError, Modality, Preview
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Pillow's names of the formats that are opened."""
+
+MAX_SCANS = 64
+"""Passes over the pixels that a progressive JPEG may take; encoders write about ten."""
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -122,7 +126,9 @@ class ImageModality(Modality):
                 pixels = self._pixels(raw, f"image of mode {raw.mode} in memory", may_draft=False)
             elif isinstance(raw, str | Path | bytes):
                 with open_media(raw, "image") as (name, stream):
-                    pixels = self._pixels(_open(stream, name), name, may_draft=True)
+                    image = _open(stream, name)
+                    _check_scans(image, stream, name)
+                    pixels = self._pixels(image, name, may_draft=True)
             else:
                 raise BadSampleError(
                     f"image given as {type(raw).__name__}: give a path, bytes or a Pillow image"
@@ -255,6 +261,18 @@ def _open(stream: BinaryIO, name: str) -> Image.Image:
         raise BadSampleError(
             f"{name} is not a readable {', '.join(FORMATS)} file: convert it to one or drop it"
         ) from error
+
+
+def _check_scans(image: Image.Image, stream: BinaryIO, name: str) -> None:
+    """Refuse a JPEG of endless scans: a few bytes each, and each a pass over all pixels."""
+    if not image.info.get("progressive"):
+        return
+    stream.seek(0)
+    scans = stream.read().count(b"\xff\xda")
+    if scans > MAX_SCANS:
+        raise BadSampleError(
+            f"{name} is a JPEG of {scans} scans, at most {MAX_SCANS} are taken: encode it again or drop it"
+        )
 
 
 def _orientation(image: Image.Image) -> int:

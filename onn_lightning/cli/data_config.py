@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from datamodules import OmniDataModule
 from onn_lightning.cli.config_files import bundled_list
@@ -13,18 +12,18 @@ from onn_lightning.cli.errors import UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.lightning_cli import OmniArgumentParser
 
-OTHER_KEYS = (
-    "model",
-    "trainer",
-    "seed_everything",
-    "run",
-    "resume",
-    "ckpt_path",
-    "weights_only",
-    "verbose",
-    "return_predictions",
-)
-"""What a training config may hold beside `data`; read over here."""
+OTHER_KEYS = {
+    "model": dict,  # a plain dict: with `Any`, jsonargparse would build the classes that it names
+    "trainer": dict,
+    "seed_everything": bool | int | None,
+    "run": str | None,
+    "resume": bool | None,
+    "ckpt_path": str | None,
+    "weights_only": bool | None,
+    "verbose": bool | None,
+    "return_predictions": bool | None,
+}
+"""What a training config may hold beside `data`, and its type; read over here."""
 
 
 def build_data(prog: str, configs: Sequence[str], overrides: Sequence[str]) -> OmniDataModule:
@@ -41,8 +40,8 @@ def build_data(prog: str, configs: Sequence[str], overrides: Sequence[str]) -> O
     parser = OmniArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ConfigFile)
     parser.add_lightning_class_args(OmniDataModule, "data", subclass_mode=True)
-    for key in OTHER_KEYS:
-        parser.add_argument(f"--{key}", type=Any)
+    for key, kind in OTHER_KEYS.items():
+        parser.add_argument(f"--{key}", type=kind)
     arguments = [argument for config in configs for argument in ("--config", config)]
     arguments += overrides
     try:
@@ -54,7 +53,7 @@ def build_data(prog: str, configs: Sequence[str], overrides: Sequence[str]) -> O
             line = f"no --config given ({bundled_list()}); {line}"
         raise UsageError(line) from error
     try:
-        data: OmniDataModule = parser.instantiate_classes(parsed).data
+        data: OmniDataModule = parser.instantiate(parsed).data
     except (ValueError, TypeError) as error:
         stated = first_outside_jsonargparse(error)
         if stated is error:

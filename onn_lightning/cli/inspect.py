@@ -80,7 +80,11 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    options, overrides = make_parser().parse_known_args(arguments)
+    parser = make_parser()
+    options, overrides = parser.parse_known_args(arguments)
+    for argument in overrides:
+        if argument.startswith("-") and not argument.startswith("--data"):
+            parser.error(f"unrecognized arguments: {argument}")
 
     from onn_lightning.cli.data_config import build_data
     from onn_lightning.inspection import Inspector
@@ -93,8 +97,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
     return int(text)
 
 
@@ -102,12 +106,13 @@ def _as_text(inspector: Inspector, limit: int) -> Iterator[str]:
     from onn_lightning.inspection.page import LEGEND, counts_lines, piece_lines, totals_lines
 
     width = shutil.get_terminal_size((100, 24)).columns
-    yield f"{LEGEND}\n"
+    lines = [LEGEND]
     for batch in inspector.batches():
-        lines = ["", f"== {batch.name}, batch {batch.number}", *counts_lines(batch.counts)]
+        lines += ["", f"== {batch.name}, batch {batch.number}", *counts_lines(batch.counts)]
         lines += [line for piece in batch.pieces for line in piece_lines(piece, limit, width)]
         lines += [f"pictures: {batch.sheet}", ""]
         yield "\n".join(lines)
+        lines = []
     yield "\n".join(["", "== all batches", *totals_lines(inspector.totals())])
 
 
