@@ -5,8 +5,10 @@ Notable:
   there (see `forward`); no later character can change it.
 - Full-context ids come from tracing the SAME table back from the end, so both ids are equal at the
   last character of every word.
-- Word ids: 0 a lone character, 1..W a word by its rank. Previous-word ids: 0 nothing before,
-  1..W a word, 1+W+c the lone character of char id c (of a character in bytes: its last byte).
+- Word ids: 0 a lone character, 1..W a word by its rank, then buckets (none by default): a word cut by
+  `max_words`, or a run of letters so far that is no known word, has the bucket of its hash.
+- Previous-word ids: 0 nothing before, word ids as above, `num_words`+c the lone character of char id c
+  (of a character in bytes: its last byte).
 - Words with a character outside the vocabulary are left out; the others keep their order.
 - Trie and words are kept in the user's cache folder, so a later start neither parses nor builds.
 """
@@ -16,19 +18,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from datamodules.text import forward
 from datamodules.text.cache import Arrays, cached_arrays
-from datamodules.text.trie import build_cells
+from datamodules.text.hashing import buckets_of
+from datamodules.text.trie import BASE, COST, NO_WORD_COST, ROOT, WORD, Cells, Checks, build_trie
 from datamodules.text.vocabulary import CharacterVocabulary, Ids
 from datamodules.text.words import FOLD, WordList
 
 RULES_VERSION = 1
 """Raise it whenever the same text and words would get other ids."""
 
+_LAYOUT_VERSION = 3  # of the cached arrays
+_READ_BY_STREAMS = ("checks", "cells", "characters", "folded", "settings")
 _COST_STEPS = 2**24
 _APOSTROPHES = "'\u2019"
 _NUM_CODE_POINTS = 0x110000
@@ -50,9 +56,16 @@ class ForwardTable:
 
     def full_context(self) -> ForwardTable:
         """The best segmentation of the whole text: every token with the row of its word's last one."""
-        table = ForwardTable(self.word_ids.copy(), self.previous_word_ids.copy(), self.starts.copy())
-        forward.trace_back(table.word_ids, table.previous_word_ids, table.starts)
-        return table
+        return ForwardTable(*map(self._traced_back, (self.word_ids, self.previous_word_ids, self.starts)))
+
+    def full_context_word_ids(self) -> Ids:
+        """The word ids of `full_context` alone."""
+        return self._traced_back(self.word_ids)
+
+    def _traced_back(self, column: Ids) -> Ids:
+        full = np.empty_like(column)
+        forward.trace_back(column, self.starts, full)
+        return full
 
 
 class Segmenter:
@@ -62,30 +75,37 @@ class Segmenter:
         vocabulary: whose char ids are read.
         read_words: gives the word list; called only if the cache does not have what it leads to.
         words_fingerprint: digest of everything that `read_words` depends on.
+        hashed_words: number of buckets.
     """
 
     def __init__(
-        self, vocabulary: CharacterVocabulary, read_words: Callable[[], WordList], words_fingerprint: str
+        self,
+        vocabulary: CharacterVocabulary,
+        read_words: Callable[[], WordList],
+        words_fingerprint: str,
+        hashed_words: int = 0,
     ) -> None:
-        name = f"trie-{RULES_VERSION}-{vocabulary.fingerprint}-{words_fingerprint}"
-        arrays = cached_arrays(name, lambda: _build(vocabulary, read_words()))
-        self._cells, self._symbols, self._kinds = arrays["cells"], arrays["symbols"], arrays["kinds"]
+        name = f"words-{_LAYOUT_VERSION}-{RULES_VERSION}-{vocabulary.fingerprint}-{words_fingerprint}"
+        arrays = cached_arrays(name, lambda: _build(vocabulary, read_words(), hashed_words))
+        self._arrays = tuple(arrays[name] for name in _READ_BY_STREAMS)
         self._texts, self._text_ends = arrays["texts"], arrays["text_ends"]
-        self._floor, self._longest = (int(value) for value in arrays["floor_longest"])
+        self._longest = int(arrays["longest"])
         self.vocab_size = len(vocabulary)
-        self.num_words = 1 + len(self._text_ends)
-        """Word ids are below this: the lone character and every word."""
+        self.num_known_words = len(self._text_ends)
+        """Word ids from 1 to this are words, those above are buckets."""
+        self.num_words = 1 + self.num_known_words + hashed_words
+        """Word ids are below this: the lone character, every word, every bucket."""
         self.word_vocab_size = self.num_words + self.vocab_size
         """Previous-word ids are below this."""
 
     def word(self, word_id: int) -> str:
-        """The (case-folded) word of an id in 1..num_words-1.
+        """The (case-folded) word of an id in 1..num_known_words.
 
         Raises:
             ValueError: if there is no such word.
         """
-        if not 0 < word_id < self.num_words:
-            raise ValueError(f"word id {word_id} is not in 1..{self.num_words - 1}")
+        if not 0 < word_id <= self.num_known_words:
+            raise ValueError(f"word id {word_id} is not in 1..{self.num_known_words}")
         start = int(self._text_ends[word_id - 2]) if word_id > 1 else 0
         return self._texts[start : int(self._text_ends[word_id - 1])].tobytes().decode()
 
@@ -99,9 +119,7 @@ class Segmenter:
 
     def stream(self) -> ForwardStream:
         """A table that is built bit by bit, from the beginning of a text."""
-        return ForwardStream(
-            self._cells, self._symbols, self._kinds, self._floor, self.num_words, self._longest
-        )
+        return ForwardStream(self._arrays, self._longest)
 
 
 class ForwardStream:
@@ -110,18 +128,14 @@ class ForwardStream:
     Made by `Segmenter.stream`; its size is that of the longest word.
     """
 
-    def __init__(
-        self,
-        cells: npt.NDArray[np.int32],
-        symbols: npt.NDArray[np.int32],
-        kinds: npt.NDArray[np.uint8],
-        floor: int,
-        first_lone: int,
-        longest: int,
-    ) -> None:
-        self._words = (cells, symbols, kinds, floor, first_lone)
-        self._registers = np.zeros(forward.NUM_REGISTERS, dtype=np.int64)
-        self._under_way = np.zeros((longest + 1, 4), dtype=np.int64)
+    def __init__(self, words: tuple[npt.NDArray[Any], ...], longest: int) -> None:
+        self._words = words
+        self._vocab_size = len(words[_READ_BY_STREAMS.index("characters")])
+        self._state = (
+            np.zeros(forward.NUM_REGISTERS, dtype=np.int64),
+            np.zeros((longest + 1, 4), dtype=np.int64),
+            np.empty(forward.SCRATCH_SHAPE, dtype=np.int32),
+        )
 
     def advance(self, char_ids: Ids) -> ForwardTable:
         """Read further tokens.
@@ -133,51 +147,85 @@ class ForwardStream:
         Raises:
             ValueError: if an id is not in the vocabulary.
         """
-        vocab_size = len(self._words[1])
-        if len(char_ids) and (char_ids.min() < 0 or char_ids.max() >= vocab_size):
+        if len(char_ids) and char_ids.view(np.uint64).max() >= self._vocab_size:  # negative ones are huge
             raise ValueError(
-                f"char ids {char_ids.min()}..{char_ids.max()} are not all in 0..{vocab_size - 1}: they were "
-                "made with another vocabulary"
+                f"char ids {char_ids.min()}..{char_ids.max()} are not all in 0..{self._vocab_size - 1}: they "
+                "were made with another vocabulary"
             )
         rows = [np.empty(len(char_ids), dtype=np.int64) for _ in range(3)]
-        forward.advance(*self._words, self._registers, self._under_way, char_ids, *rows)
+        checks, cells, characters, folded, settings = self._words
+        forward.advance(checks, cells, characters, folded, settings, *self._state, char_ids, *rows)
         return ForwardTable(*rows)
 
 
-def _build(vocabulary: CharacterVocabulary, word_list: WordList) -> Arrays:
+def _build(vocabulary: CharacterVocabulary, word_list: WordList, hashed_words: int) -> Arrays:
     """Everything a segmenter needs, as arrays."""
-    lengths = np.fromiter(map(len, word_list.words), dtype=np.int64, count=len(word_list))
-    code_points = np.frombuffer("".join(word_list.words).encode("utf-32-le"), dtype=np.uint32)
+    every_word = (*word_list.words, *word_list.cut)
+    lengths = np.fromiter(map(len, every_word), dtype=np.int64, count=len(every_word))
+    code_points = np.frombuffer("".join(every_word).encode("utf-32-le"), dtype=np.uint32)
     symbols, symbol_of_code_point = _symbols(vocabulary, code_points)
 
     starts = np.cumsum(lengths) - lengths
     known = np.minimum.reduceat(symbol_of_code_point[code_points], starts) > 0
-    words = [word for word, is_known in zip(word_list.words, known, strict=True) if is_known]
-    if not words:
+    words = [word for word, is_known in zip(every_word, known, strict=True) if is_known]
+    texts = [word.encode() for word in words[: np.count_nonzero(known[: len(word_list)])]]
+    if not texts:
         raise ValueError("no word of the word list can be spelled with the vocabulary's characters")
-    counts = np.array(word_list.counts, dtype=np.float64)[known]
+    lengths = lengths[known]
+    counts = np.array((*word_list.counts, *word_list.cut_counts), dtype=np.float64)[known]
     log_total = math.log(counts.sum())
+    floor = round(log_total * _COST_STEPS)
+    if 3 * floor >= NO_WORD_COST:
+        raise ValueError(f"the words' counts add up to {counts.sum():.1e}, the most is 1e18: divide them")
     costs = np.rint((log_total - np.log(counts)) * _COST_STEPS).astype(np.int32)
+    ids = np.arange(1, len(words) + 1)
+    if hashed_words:
+        cut = np.frombuffer("".join(words[len(texts) :]).encode("utf-32-le"), dtype=np.uint32)
+        buckets = buckets_of(cut, np.cumsum(lengths[len(texts) :]), hashed_words)
+        ids[len(texts) :] = 1 + len(texts) + buckets
 
     by_text = np.array(sorted(range(len(words)), key=words.__getitem__), dtype=np.int64)
     spelled = np.frombuffer("".join([words[i] for i in by_text]).encode("utf-32-le"), dtype=np.uint32)
-    offsets = np.concatenate([[0], np.cumsum(lengths[known][by_text])])
-    cells = build_cells(
+    checks, cells = build_trie(
         symbol_of_code_point[spelled],
-        offsets,
-        (by_text + 1).astype(np.int32),
+        np.concatenate([[0], np.cumsum(lengths[by_text])]),
+        ids[by_text].astype(np.int32),
         costs[by_text],
         int(symbols.max()) + 1,
     )
-    texts = [word.encode() for word in words]
+    settings = np.zeros(forward.NUM_SETTINGS, dtype=np.int64)
+    settings[forward.FLOOR], settings[forward.NUM_BUCKETS] = floor, hashed_words
+    settings[forward.FIRST_BUCKET] = 1 + len(texts)
+    settings[forward.FIRST_LONE] = 1 + len(texts) + hashed_words
     return {
+        "checks": checks,
         "cells": cells,
-        "symbols": symbols,
-        "kinds": _kinds(vocabulary),
+        "characters": _characters(vocabulary, symbols, checks, cells, floor),
+        "folded": _folded(vocabulary),
+        "settings": settings,
         "texts": np.frombuffer(b"".join(texts), dtype=np.uint8),
         "text_ends": np.cumsum([len(text) for text in texts]),
-        "floor_longest": np.array([round(log_total * _COST_STEPS), lengths[known].max()], dtype=np.int64),
+        "longest": lengths.max(),
     }
+
+
+def _characters(
+    vocabulary: CharacterVocabulary, symbols: npt.NDArray[np.int32], checks: Checks, cells: Cells, floor: int
+) -> Cells:
+    """[vocab_size, 4] what each char id is to the segmenter, and what the trie says of it alone."""
+    alone = cells[np.where(checks[ROOT + symbols] == symbols, ROOT + symbols, 0)]
+    characters = np.empty((len(vocabulary), 4), dtype=np.int32)
+    characters[:, forward.TRAITS] = symbols + (_kinds(vocabulary).astype(np.int32) << forward.KIND_SHIFT)
+    characters[:, forward.ALONE_BASE] = alone[:, BASE]
+    characters[:, forward.ALONE_WORD] = alone[:, WORD]
+    characters[:, forward.ALONE_COST] = np.where(alone[:, WORD] > 0, alone[:, COST], floor)
+    return characters
+
+
+def _folded(vocabulary: CharacterVocabulary) -> npt.NDArray[np.int32]:
+    """[vocab_size] code point that words have for a character, 0 for other tokens."""
+    codes = [ord(token) if len(token) == 1 else 0 for token in vocabulary.tokens]
+    return np.array([FOLD.get(code, code) for code in codes], dtype=np.int32)
 
 
 def _symbols(

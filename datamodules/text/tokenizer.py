@@ -26,9 +26,10 @@ from datamodules.text.vocabulary import CharacterVocabulary, Ids
 from datamodules.text.words import WordList, jieba_dictionary
 
 if TYPE_CHECKING:
-    from datamodules.text.segmentation import ForwardStream
+    from datamodules.text.segmentation import ForwardStream, ForwardTable
 
 _SOURCES = ("vocabulary", "words", "user_words")
+MAX_HASHED_WORDS = 2**24
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,30 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.char_ids)
 
+    def full_context(self) -> Encoding:
+        """The same text with the words of its best segmentation as a whole, from the same forward table.
+
+        Such ids tell of later characters: only for segments that carry no loss and precede all that do.
+
+        Raises:
+            ValueError: if the word starts were not kept, or this is not a text from its beginning.
+        """
+        table = self._table().full_context()
+        return Encoding(self.char_ids, table.word_ids, table.previous_word_ids, table.starts)
+
+    def full_context_word_ids(self) -> Ids:
+        """The word ids of `full_context` alone."""
+        return self._table().full_context_word_ids()
+
+    def _table(self) -> ForwardTable:
+        from datamodules.text.segmentation import ForwardTable  # loads numba
+
+        if self.starts is None or (len(self) and self.starts[0] != 0):
+            raise ValueError(
+                "full context needs the encoding of a text from its beginning, with the starts of its words"
+            )
+        return ForwardTable(self.word_ids, self.previous_word_ids, self.starts)
+
 
 class DualTokenizer:
     """Characters and words.
@@ -61,6 +86,10 @@ class DualTokenizer:
             dictionary.
         user_words: path of words to add or change, counts optional.
         max_words: keep this many words, user words first, then the most frequent; None: all.
+        hashed_words: number of word ids, after those of the words, that the rest shares by its hash: words
+            beyond `max_words` (the segmenter then knows them all the same), and runs of letters and
+            digits that are no known word, by what of them is written so far. 0: the former are unknown, a
+            run has the id of the longest known word that it starts with.
     Raises:
         FileNotFoundError: if a file is not there.
         ValueError: if a file cannot be used; the message names it, the line and the remedy.
@@ -72,30 +101,37 @@ class DualTokenizer:
         words: str | None = None,
         user_words: str | None = None,
         max_words: int | None = None,
+        hashed_words: int = 0,
     ) -> None:
         paths = zip(_SOURCES, (vocabulary, words, user_words), strict=True)
-        self._set_up({source: _read(source, path) for source, path in paths if path is not None}, max_words)
+        files = {source: _read(source, path) for source, path in paths if path is not None}
+        self._set_up(files, max_words, hashed_words)
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], max_words: int | None = None) -> DualTokenizer:
+    def from_files(
+        cls, files: Mapping[str, bytes], max_words: int | None = None, hashed_words: int = 0
+    ) -> DualTokenizer:
         """Make a tokenizer from the contents of its files instead of their paths.
 
         Args:
             files: contents by the names `vocabulary`, `words`, `user_words`; absent: built-in.
-            max_words: as in the constructor.
+            max_words, hashed_words: as in the constructor.
         """
         tokenizer = cls.__new__(cls)
-        tokenizer._set_up(dict(files), max_words)
+        tokenizer._set_up(dict(files), max_words, hashed_words)
         return tokenizer
 
-    def _set_up(self, files: dict[str, bytes], max_words: int | None) -> None:
+    def _set_up(self, files: dict[str, bytes], max_words: int | None, hashed_words: int) -> None:
         from datamodules.text.segmentation import RULES_VERSION, Segmenter  # loads numba
 
         if max_words is not None and max_words < 1:
             raise ValueError(f"max_words must be at least 1, got {max_words}")
+        if not 0 <= hashed_words <= MAX_HASHED_WORDS:
+            raise ValueError(f"hashed_words must be in 0..{MAX_HASHED_WORDS}, got {hashed_words}")
         self.files = files
         """Contents of the files that are not built in, by argument name."""
         self.max_words = max_words
+        self.hashed_words = hashed_words
         self.vocabulary = (
             CharacterVocabulary.from_json(files["vocabulary"], source="the vocabulary file")
             if "vocabulary" in files
@@ -103,23 +139,26 @@ class DualTokenizer:
         )
         words = files["words"] if "words" in files else jieba_dictionary()
         user_words = files.get("user_words", b"")
-        digest = hashlib.sha256(f"{len(words)} {len(user_words)} {max_words}\n".encode())
+        options = f"{max_words} {hashed_words}" if hashed_words else f"{max_words}"
+        digest = hashlib.sha256(f"{len(words)} {len(user_words)} {options}\n".encode())
         digest.update(words)
         digest.update(user_words)
         words_fingerprint = digest.hexdigest()[:16]
         self.segmenter = Segmenter(
             self.vocabulary,
-            lambda: WordList.read(words, user_words, max_words),
+            lambda: WordList.read(words, user_words, max_words, keep_cut=hashed_words > 0),
             words_fingerprint,
+            hashed_words,
         )
         self.fingerprint = f"{self.vocabulary.fingerprint}-{words_fingerprint}-{RULES_VERSION}"
         """Names everything that ids depend on: characters, words, rules."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self.files, "max_words": self.max_words}  # the trie comes back from the cache
+        # The trie comes back from the cache.
+        return {"files": self.files, "max_words": self.max_words, "hashed_words": self.hashed_words}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._set_up(state["files"], state["max_words"])
+        self._set_up(**state)
 
     @property
     def vocab_size(self) -> int:
@@ -128,7 +167,7 @@ class DualTokenizer:
 
     @property
     def num_words(self) -> int:
-        """Bound of `word_ids`: the lone character and all words."""
+        """Bound of `word_ids`: the lone character, all words and all buckets."""
         return self.segmenter.num_words
 
     @property
@@ -148,9 +187,8 @@ class DualTokenizer:
         """
         char_ids = self._char_ids(text)
         table = self.segmenter.table(char_ids)
-        if full_context:
-            table = table.full_context()
-        return Encoding(char_ids, table.word_ids, table.previous_word_ids, table.starts)
+        encoding = Encoding(char_ids, table.word_ids, table.previous_word_ids, table.starts)
+        return encoding.full_context() if full_context else encoding
 
     def decode(self, char_ids: Iterable[int] | npt.NDArray[Any]) -> str:
         """Text of char ids; special tokens vanish, bytes that are not UTF-8 become U+FFFD.

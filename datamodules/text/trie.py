@@ -1,39 +1,49 @@
-"""A double-array trie of words over small integer symbols: one cell, one cache line a step.
+"""A double-array trie of words over small integer symbols: one small memory access a step.
 
 Notable:
-- A cell is four int32 side by side: BASE, CHECK, WORD, COST. The child of node n under symbol s is
-  cell `BASE[n] + s`, and it is there if that cell's CHECK is n: one random memory access a step
-  tells whether the path goes on, whether a word ends there, which, and what it costs.
+- A node is known by its BASE alone. Its child under symbol s is cell `BASE + s`, and it is there if
+  CHECK of that cell is s: no two nodes have the same BASE, so nobody else's child can be there. Most steps
+  lead nowhere, and all they read is CHECK, whose hot part stays in the cache.
+- What a cell leads to - BASE of its own children, WORD that ends there, its COST - is in an array of its own.
+- BASE 0 belongs to no node: a cell without children leads to it, and no path leads on from there. Cell 0 is
+  no child: it stands for "not found", so loops need not ask: no children, no word, a COST that never wins.
+  Free cells say the same, with a CHECK of 0.
 - Built breadth first, so that the nodes with thousands of children come while the array is empty;
   nodes with one child, the great majority, then fill the holes. 349,000 words take well under a
   second.
-- Cell 0 is the root; symbol 0 belongs to no word, so no path leads through it.
+- Symbol 0 belongs to no word.
 
 Source: J. Aoe, An Efficient Digital Search Algorithm by Using a Double-Array Structure, 1989.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from datamodules.text.compiled import kernel
 
-BASE, CHECK, WORD, COST = 0, 1, 2, 3
+BASE, WORD, COST = 0, 1, 2
+NO_WORD_COST = 2**31 - 1
+ROOT = 1
+"""BASE of the root."""
+
 _PATIENCE = 256
 """Places tried for a node with several children before the search moves on for good."""
 
+Checks = npt.NDArray[Any]
 Cells = npt.NDArray[np.int32]
 
 
-@kernel
-def build_cells(
+def build_trie(
     symbols: npt.NDArray[np.int32],
     offsets: npt.NDArray[np.int64],
     word_ids: npt.NDArray[np.int32],
     costs: npt.NDArray[np.int32],
     num_symbols: int,
-) -> Cells:
+) -> tuple[Checks, Cells]:
     """Lay out the trie.
 
     Args:
@@ -44,16 +54,33 @@ def build_cells(
         costs: [words] the cost stored beside it.
         num_symbols: one more than the largest symbol.
     Returns:
-        [cells, 4] int32 (BASE, CHECK, WORD, COST).
+        CHECK [cells], of the smallest unsigned type that holds the symbols, and [cells, 3] int32 (BASE,
+        WORD, COST).
     """
+    checks, cells = _build(symbols, offsets, word_ids, costs, num_symbols)
+    return checks.astype(np.uint16 if num_symbols <= 2**16 else np.uint32), cells
+
+
+@kernel
+def _build(
+    symbols: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    word_ids: npt.NDArray[np.int32],
+    costs: npt.NDArray[np.int32],
+    num_symbols: int,
+) -> tuple[npt.NDArray[np.int32], Cells]:
     num_words = len(offsets) - 1
     capacity = len(symbols) + len(symbols) // 4 + 2 * num_symbols + 2
-    cells = np.zeros((capacity, 4), dtype=np.int32)
-    cells[:, CHECK] = -1
+    checks = np.zeros(capacity, dtype=np.int32)
+    cells = np.zeros((capacity, 3), dtype=np.int32)
+    cells[:, COST] = NO_WORD_COST
+    is_base = np.zeros(capacity, dtype=np.bool_)
+    is_base[0] = True
     next_free = np.arange(capacity + 1).astype(np.int32)  # a used cell points at or before the next free one
     next_free[0] = 1
 
-    # Nodes wait in breadth-first order; each is the run [low, high) of words that share its prefix.
+    # Nodes wait in breadth-first order; each is the run [low, high) of words that share its prefix. The
+    # root's cell is 0 until it is done.
     waiting = np.zeros((len(symbols) + 1, 4), dtype=np.int32)  # cell, low, high, depth
     waiting[0, 2] = num_words
     num_waiting = 1
@@ -93,19 +120,20 @@ def build_cells(
                 free = next_free[free]
             base = free - smallest
             if base + num_symbols >= capacity:
-                grown = np.zeros((2 * capacity, 4), dtype=np.int32)
-                grown[:capacity] = cells
-                grown[capacity:, CHECK] = -1
-                cells = grown
-                more = np.arange(2 * capacity + 1).astype(np.int32)
-                more[:capacity] = next_free[:capacity]
-                next_free = more
+                checks = np.concatenate((checks, np.zeros_like(checks)))
+                more_cells = np.zeros_like(cells)
+                more_cells[:, COST] = NO_WORD_COST
+                cells = np.concatenate((cells, more_cells))
+                is_base = np.concatenate((is_base, np.zeros_like(is_base)))
+                more_free = np.arange(2 * capacity + 1).astype(np.int32)
+                more_free[:capacity] = next_free[:capacity]
+                next_free = more_free
                 capacity *= 2
-            fits = True
+            fits = base > 0 and not is_base[base]
             for child in range(num_children):
-                if cells[base + child_symbols[child], CHECK] != -1:
-                    fits = False
+                if not fits:
                     break
+                fits = checks[base + child_symbols[child]] == 0
             if fits:
                 break
             tried += 1
@@ -114,14 +142,17 @@ def build_cells(
             first_tried = place
 
         cells[node, BASE] = base
+        is_base[base] = True
         largest_base = max(largest_base, base)
         for child in range(num_children):
             cell = base + child_symbols[child]
-            cells[cell, CHECK] = node
+            checks[cell] = child_symbols[child]
             next_free[cell] = cell + 1
             waiting[num_waiting, 0] = cell
             waiting[num_waiting, 1] = child_lows[child]
             waiting[num_waiting, 2] = child_lows[child + 1]
             waiting[num_waiting, 3] = depth + 1
             num_waiting += 1
-    return cells[: largest_base + num_symbols].copy()
+    size = largest_base + num_symbols
+    cells[0, BASE] = 0
+    return checks[:size].copy(), cells[:size].copy()

@@ -7,7 +7,7 @@ Notable:
 - No special token is an "added token", so no text can spell one: "<eos>" in a document is five
   characters, here and there. Special ids come from the framework, never from data.
 - Ids: special tokens, then the 256 byte tokens `<0x00>`.., then characters in code-point order.
-- Encoding is one numpy look-up over code points; a character outside the inventory becomes its
+- Encoding is one compiled look-up over code points; a character outside the inventory becomes its
   UTF-8 bytes. Nothing is normalised, so every string that encodes to UTF-8 comes back as it was.
 """
 
@@ -95,29 +95,21 @@ class CharacterVocabulary:
         """Hexadecimal digest of tokens and ids, whatever the layout of the file they came from."""
         return hashlib.sha256("\n".join(map(repr, self.tokens)).encode()).hexdigest()[:16]
 
-    def code_points_to_ids(self, code_points: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
-        """Ids of code points, -1 where the inventory does not have the character."""
-        return self._id_of_code_point[code_points]
-
     def encode(self, text: str) -> Ids:
         """Ids of a text: one a character, or one a UTF-8 byte of a character outside the inventory.
 
         Raises:
             UnicodeEncodeError: if the text holds a lone surrogate; its `start` is the position.
         """
+        from datamodules.text.spelling import spell  # loads numba
+
         code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        ids = self.code_points_to_ids(code_points)
-        missing = ids < 0
-        if missing.any():
-            outside = code_points[missing]
-            lengths = np.ones(len(ids), dtype=np.int8)
-            lengths[missing] += (outside >= 0x80).view(np.int8)
-            lengths[missing] += (outside >= 0x800).view(np.int8)
-            lengths[missing] += (outside >= 0x10000).view(np.int8)
-            ids = np.repeat(ids, lengths)  # as many -1 as the missing characters have bytes, in their order
-            spelled = outside.tobytes().decode("utf-32-le").encode()
-            ids[ids < 0] = self.byte_ids[np.frombuffer(spelled, dtype=np.uint8)]
-        return ids.astype(np.int64)
+        ids = np.empty(len(code_points), dtype=np.int64)
+        num_tokens = spell(code_points, self._id_of_code_point, self.byte_ids, ids)
+        if num_tokens > len(ids):
+            ids = np.empty(num_tokens, dtype=np.int64)
+            spell(code_points, self._id_of_code_point, self.byte_ids, ids)
+        return ids
 
     def decode(self, ids: Iterable[int] | npt.NDArray[Any]) -> str:
         """Text of ids; special tokens vanish, bytes that are not UTF-8 become U+FFFD.

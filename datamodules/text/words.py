@@ -34,10 +34,15 @@ class WordList:
     Args:
         words: distinct, case-folded.
         counts: positive, one a word.
+        cut: words of several characters beyond `max_words`, in the same order: known to the segmenter,
+            without an id of their own.
+        cut_counts: positive, one a cut word.
     """
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
+    cut: tuple[str, ...] = ()
+    cut_counts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.words)
@@ -48,6 +53,7 @@ class WordList:
         base: bytes,
         user: bytes = b"",
         max_words: int | None = None,
+        keep_cut: bool = False,
         sources: tuple[str, str] = ("the word list", "the user words"),
     ) -> WordList:
         """Parse a word file and merge user words into it.
@@ -57,6 +63,7 @@ class WordList:
             user: the same, counts optional; an entry here replaces the one in `base`, and a count of
                 0 removes it.
             max_words: keep this many, user words first, then the most frequent.
+            keep_cut: return the others as `cut` instead of forgetting them.
             sources: what to call the two files in errors.
         Raises:
             ValueError: if a line cannot be read (file and line named), or no word is left.
@@ -72,13 +79,13 @@ class WordList:
             counts[word] = _winning_count(word, counts, total) if count is None else count
         ranked = sorted(word for word, count in counts.items() if count > 0)
         ranked.sort(key=counts.__getitem__, reverse=True)  # stable: by count, then by code point
-        if max_words is not None:
-            first_own = sorted(ranked, key=lambda word: word not in own)
-            kept = set(first_own[:max_words])
-            ranked = [word for word in ranked if word in kept]
         if not ranked:
             raise ValueError(f"{sources[0]} holds no word: give a file of 'word count [tag]' lines")
-        return cls(tuple(ranked), tuple(counts[word] for word in ranked))
+        first_own = sorted(ranked, key=lambda word: word not in own)
+        kept = set(first_own[:max_words])
+        listed = tuple(word for word in ranked if word in kept)
+        cut = tuple(word for word in ranked if word not in kept and len(word) > 1) if keep_cut else ()
+        return cls(listed, tuple(map(counts.__getitem__, listed)), cut, tuple(map(counts.__getitem__, cut)))
 
 
 def jieba_dictionary() -> bytes:
