@@ -2,7 +2,7 @@
 
 Notable:
 - It is written after the shard, so that a shard with an index is complete.
-- A few numbers a record batch (about a megabyte of data) find any document or token, and check the
+- A few numbers a record batch (about two megabytes of data) find any document or token, and check the
   batch that holds it: nothing else of a shard is ever in memory unasked.
 - Numbers that contradict each other are refused; a wrong checksum in here shows as a damaged batch.
 """

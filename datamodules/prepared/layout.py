@@ -18,6 +18,7 @@ Notable:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +88,7 @@ class TokenLayout:
         """The layout for a tokenizer."""
         return cls(tokenizer.vocab_size, tokenizer.num_words)
 
-    @property
+    @cached_property
     def high_bits(self) -> int:
         """Bits of the word id that stand in `word_high`."""
         return max(0, (self.num_words - 1).bit_length() - _LOW_BITS)
@@ -139,21 +140,9 @@ class TokenLayout:
             start, stop: 0 <= start <= stop <= len(tokens).
         """
         columns = np.empty((3, stop - start), np.int64)
-        self.unpack_into(tokens, start, columns)
+        packed = (tokens.char, tokens.word_low, tokens.word_high)
+        unpack(*packed, 0, 0, 0, start, self.num_words, self.high_bits, columns)
         return Encoding(columns[0], columns[1], columns[2])
-
-    def unpack_into(self, tokens: PackedTokens, start: int, columns: Ids) -> None:
-        """Unpack as many tokens as there is room for.
-
-        Args:
-            tokens: as in `unpack`.
-            start: first token.
-            columns: [3, n] int64, written: char ids, word ids, previous-word ids; 0 <= start <= start + n <=
-                len(tokens).
-        """
-        _unpack(
-            tokens.char, tokens.word_low, tokens.word_high, start, self.num_words, self.high_bits, columns
-        )
 
 
 @kernel
@@ -197,61 +186,86 @@ def _pack(
 
 
 @kernel
-def _unpack(
+def unpack(
     char: npt.NDArray[np.uint16],
     word_low: npt.NDArray[np.uint16],
     word_high: npt.NDArray[np.uint8],
+    char_at: int,
+    low_at: int,
+    high_at: int,
     first: int,
     num_words: int,
     high_bits: int,
     columns: Ids,
 ) -> None:
-    """Write the ids of the tokens from `first` on to `columns` [3, n].
+    """Unpack as many tokens as there is room for.
 
     One simple loop a step, since those become vector instructions; what is rare waits for the end.
+
+    Args:
+        char, word_low, word_high: arrays that hold the packed columns of whole texts.
+        char_at, low_at, high_at: where in them token 0 stands (or would).
+        first: the first token to unpack.
+        num_words, high_bits: of the layout.
+        columns: [3, n] int64, written: char ids, word ids, previous-word ids.
     """
-    high_mask = (1 << high_bits) - 1
+    high_mask = np.int32((1 << high_bits) - 1)
     nothing = (1 << (8 - high_bits)) - 1
     as_before = nothing - 1
     reach = nothing + 1  # no code looks further back
+    first_lone = np.int32(num_words)
     length = columns.shape[1]
     char_ids, word_ids, previous_word_ids = columns[0], columns[1], columns[2]
+    char, word_low, word_high = char[char_at:], word_low[low_at:], word_high[high_at:]
     chars, lows = char[first : first + length], word_low[first : first + length]
     highs = word_high[first : first + length]
 
-    last = np.empty(reach + length, np.int64)  # [reach + n] every token as the last of a previous word
+    last = np.empty(reach + length, np.int32)  # [reach + n] every token as the last of a previous word
     for i in range(max(0, reach - first), reach):
         at = first - reach + i
-        word_id = word_low[at] | ((np.int64(word_high[at]) & high_mask) << 16)
-        last[i] = word_id if word_id else num_words + char[at]
+        word_id = np.int32(word_low[at]) | ((np.int32(word_high[at]) & high_mask) << 16)
+        last[i] = word_id if word_id else first_lone + np.int32(char[at])
     inside = last[reach:]
     for i in range(length):
         char_ids[i] = chars[i]
     for i in range(length):
-        word_ids[i] = lows[i] | ((np.int64(highs[i]) & high_mask) << 16)
+        word_ids[i] = np.int32(lows[i]) | ((np.int32(highs[i]) & high_mask) << 16)
     for i in range(length):
-        inside[i] = word_ids[i] if word_ids[i] else num_words + char_ids[i]
+        word_id = np.int32(lows[i]) | ((np.int32(highs[i]) & high_mask) << 16)
+        inside[i] = word_id if word_id else first_lone + np.int32(chars[i])
     highest = np.uint8(0)
     for i in range(length):
         highest = max(highest, highs[i])
     for i in range(length):  # unsigned indices spare the test for negative ones
         previous_word_ids[i] = last[np.uint64(i + nothing - np.int64(highs[i] >> high_bits))]
 
-    if highest >> high_bits >= as_before:
-        at = first
-        while at > 0 and word_high[at] >> high_bits == as_before:
-            at -= 1
-        code = np.int64(word_high[at] >> high_bits)
-        previous = 0
-        if code < as_before and code < at:  # always so, but for a file that somebody crafted
-            before = at - code - 1
-            previous = word_low[before] | ((np.int64(word_high[before]) & high_mask) << 16)
-            if previous == 0:
-                previous = num_words + char[before]
-        for i in range(length):
-            code = np.int64(highs[i] >> high_bits)
-            if code == nothing:
-                previous = 0
-            elif code != as_before:
-                previous = previous_word_ids[i]
-            previous_word_ids[i] = previous
+    rare = as_before << high_bits
+    if highest < rare:
+        return
+    if length and highs[0] >= rare:
+        previous_word_ids[0] = _first_previous(char, word_low, word_high, first, num_words, high_bits)
+    for i in range(1, length):
+        if highs[i] >= rare:
+            is_first = highs[i] >> high_bits == nothing
+            previous_word_ids[i] = 0 if is_first else previous_word_ids[i - 1]
+
+
+@kernel
+def _first_previous(
+    char: npt.NDArray[np.uint16],
+    word_low: npt.NDArray[np.uint16],
+    word_high: npt.NDArray[np.uint8],
+    at: int,
+    num_words: int,
+    high_bits: int,
+) -> int:
+    """Previous-word id of one token whose code may say "as the token before"."""
+    nothing = (1 << (8 - high_bits)) - 1
+    while at > 0 and word_high[at] >> high_bits == nothing - 1:
+        at -= 1
+    before = at - np.int64(word_high[at] >> high_bits) - 1
+    if word_high[at] >> high_bits >= nothing - 1 or before < 0:  # the latter in a crafted file alone
+        return 0
+    high = np.int64(word_high[before]) & ((1 << high_bits) - 1)
+    word_id = int(np.int64(word_low[before]) | (high << 16))
+    return word_id if word_id else num_words + int(char[before])

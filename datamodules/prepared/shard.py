@@ -15,8 +15,9 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -24,10 +25,13 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.prepared.index import REMEDY, DamagedDataError, ShardIndex
-from datamodules.prepared.layout import TokenLayout
+from datamodules.prepared.layout import PackedTokens, TokenLayout, unpack
 from datamodules.prepared.rows import SCHEMA, EncodedDocument, Rows
 from datamodules.text.tokenizer import Encoding
 from datamodules.text.vocabulary import Ids
+
+_INT64 = np.dtype(np.int64)
+_UNREAD = -1
 
 
 class Shard:
@@ -44,7 +48,6 @@ class Shard:
     def __init__(self, path: str | Path, layout: TokenLayout) -> None:
         self.path = Path(path)
         self.layout = layout
-        self._map: mmap.mmap | None = None
         self._batches: dict[int, Rows] = {}
         self._checked: set[int] = set()
 
@@ -83,18 +86,33 @@ class Shard:
 
         Args:
             offset: of the first token, from the beginning of the shard.
-            length: tokens.
+            length: tokens, at least one.
         Raises:
             IndexError: if the window leaves the shard.
         """
-        columns = np.empty((3, length), np.int64)
-        batch, rows, start = self._window(offset, length)
-        if start + length <= len(rows.tokens):
-            self.layout.unpack_into(rows.tokens, start, columns)
+        columns = np.empty((3, length), _INT64)
+        stream = self._stream
+        place = bisect_right(stream.starts, offset)
+        char_at = stream.char_at[place]
+        if char_at >= 0 and offset + length <= stream.starts[place]:
+            unpack(
+                stream.halves,
+                stream.halves,
+                stream.bytes,
+                char_at,
+                stream.low_at[place],
+                stream.high_at[place],
+                offset,
+                self.layout.num_words,
+                self.layout.high_bits,
+                columns,
+            )
         else:
-            for rows, first, stop, at in self._parts(batch, start, length):
-                part = self.layout.unpack(rows.tokens, first, stop)
-                columns[:, at : at + len(part)] = part.char_ids, part.word_ids, part.previous_word_ids
+            for tokens, start, stop, at in self._parts(offset, length):
+                part = self.layout.unpack(tokens, start, stop)
+                columns[0, at : at + len(part)] = part.char_ids
+                columns[1, at : at + len(part)] = part.word_ids
+                columns[2, at : at + len(part)] = part.previous_word_ids
         return Encoding(columns[0], columns[1], columns[2])
 
     def character_window(self, offset: int, length: int) -> Ids:
@@ -105,16 +123,20 @@ class Shard:
         Raises:
             IndexError: as `token_window`.
         """
-        batch, rows, start = self._window(offset, length)
-        if start + length <= len(rows.tokens):
-            return rows.tokens.char[start : start + length].astype(np.int64)
-        parts = [part.tokens.char[a:b] for part, a, b, _ in self._parts(batch, start, length)]
+        stream = self._stream
+        place = bisect_right(stream.starts, offset)
+        at = stream.char_at[place]
+        end = offset + length
+        if at >= 0 and end <= stream.starts[place]:
+            return stream.halves[at + offset : at + end].astype(_INT64)
+        parts = [tokens.char[start:stop] for tokens, start, stop, _ in self._parts(offset, length)]
         return np.concatenate(parts, dtype=np.int64)
 
     def close(self) -> None:
         """Let go of the map; it is taken again when it is needed."""
         self._batches.clear()
-        self._map = None
+        for name in ("_map", "_stream"):
+            self.__dict__.pop(name, None)
 
     def __reduce__(self) -> tuple[type[Shard], tuple[Path, TokenLayout]]:
         return Shard, (self.path, self.layout)
@@ -127,26 +149,30 @@ class Shard:
         rows = self._batch(batch)
         return rows, number - ends[batch] + len(rows)
 
-    def _window(self, offset: int, length: int) -> tuple[int, Rows, int]:
-        """Where a window begins: number of the batch, the batch, token in the batch."""
-        ends = self.index.token_ends
-        if not 0 <= offset <= self.index.tokens - length or length < 1:
+    @cached_property
+    def _stream(self) -> _TokenStream:
+        return _TokenStream(self.index.token_ends, self._map)
+
+    def _parts(self, offset: int, length: int) -> Iterator[tuple[PackedTokens, int, int, int]]:
+        """A window over several batches, or over one that was not read yet.
+
+        Yields:
+            Tokens of a batch, the first one and the end in it, their place in the window.
+        """
+        if not 0 <= offset <= self.index.tokens - length:
             raise IndexError(
                 f"tokens {offset}..{offset + length - 1} of '{self.path}', which has {self.index.tokens}"
             )
-        batch = bisect_right(ends, offset)
-        rows = self._batch(batch)
-        return batch, rows, offset - ends[batch] + len(rows.tokens)
-
-    def _parts(self, batch: int, start: int, length: int) -> Iterator[tuple[Rows, int, int, int]]:
-        """A window over several batches: each with first token and end in it, and place in the window."""
         at = 0
         while at < length:
-            rows = self._batch(batch)
-            stop = min(len(rows.tokens), start + length - at)
-            yield rows, start, stop, at
+            batch = bisect_right(self.index.token_ends, offset + at)
+            tokens = self._batch(batch).tokens
+            first = self.index.token_ends[batch] - len(tokens)
+            self._stream.open(batch, first, tokens)
+            start = offset + at - first
+            stop = min(len(tokens), start + length - at)
+            yield tokens, start, stop, at
             at += stop - start
-            batch, start = batch + 1, 0
 
     def _batch(self, number: int) -> Rows:
         rows = self._batches.get(number)
@@ -155,8 +181,6 @@ class Shard:
         return rows
 
     def _read_batch(self, number: int) -> Rows:
-        if self._map is None:
-            self._map = self._mapped()
         start, size = self.index.starts[number], self.index.sizes[number]
         content = pa.py_buffer(self._map).slice(start, size)
         where = f"'{self.path}', record batch {number} (bytes {start}..{start + size - 1})"
@@ -174,7 +198,8 @@ class Shard:
                 f"{where} is not what a prepared data set holds ({error}): {REMEDY}"
             ) from error
 
-    def _mapped(self) -> mmap.mmap:
+    @cached_property
+    def _map(self) -> mmap.mmap:
         try:
             with self.path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -185,3 +210,38 @@ class Shard:
                 return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"'{self.path}' is missing, its index is there: {REMEDY}") from error
+
+
+class _TokenStream:
+    """Where in the file the tokens of every batch stand: all that a window needs, in few objects.
+
+    The lists are indexed by the place of an offset among `starts`: 0 is before the shard, the last behind it.
+
+    Args:
+        token_ends: tokens in all batches up to and including each.
+        content: of the file.
+    """
+
+    def __init__(self, token_ends: Sequence[int], content: mmap.mmap) -> None:
+        self.starts = [0, *token_ends]
+        """First token of each batch, and the end."""
+        self.char_at = array("q", [_UNREAD] * (len(token_ends) + 2))
+        """Where in `halves` the shard's token 0 would stand, were all batches before like this one."""
+        self.low_at = self.char_at[:]
+        self.high_at = self.char_at[:]
+        self.bytes = np.frombuffer(content, np.uint8)
+        self.halves = np.frombuffer(content, np.uint16, count=len(content) // 2)
+
+    def open(self, batch: int, first: int, tokens: PackedTokens) -> None:
+        """Make the tokens of a batch readable.
+
+        Args:
+            batch: its number.
+            first: offset of its first token.
+            tokens: views into the file.
+        """
+        place, base = batch + 1, self.bytes.ctypes.data
+        # Arrow aligns every buffer to 8 bytes, and before a batch stand more bytes than tokens
+        self.char_at[place] = (tokens.char.ctypes.data - base) // 2 - first
+        self.low_at[place] = (tokens.word_low.ctypes.data - base) // 2 - first
+        self.high_at[place] = tokens.word_high.ctypes.data - base - first

@@ -1,7 +1,7 @@
 """`ShardWriter`: a stream of encoded documents -> Arrow files of bounded size, in constant memory.
 
 Notable:
-- Documents wait until they make up a record batch of about a megabyte, then go to the file; nothing
+- Documents wait until they make up a record batch of about two megabytes, then go to the file; nothing
   else is kept but five numbers a batch.
 - The same documents give the same bytes: no times, no random names, one order.
 - A shard gets its name when it is complete and flushed, its index after that (see `durable`).
@@ -33,7 +33,7 @@ from datamodules.prepared.rows import SCHEMA, EncodedDocument, RowBuilder
 from datamodules.text.tokenizer import Encoding
 
 MAX_SHARD_BYTES = 512 << 20
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 2 << 20
 _OWN_SUFFIXES = (SHARD_SUFFIX, INDEX_SUFFIX, PARTIAL_SUFFIX)
 
 
