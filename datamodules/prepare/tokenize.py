@@ -33,7 +33,7 @@ class TokenizeStep(RecordedStep):
 
     Args:
         folder: of the shards.
-        vocabulary, words, user_words, max_words: of the tokenizer, as for `DualTokenizer`.
+        vocabulary, words, user_words, max_words, hashed_words: of the tokenizer, as for `DualTokenizer`.
         max_shard_bytes: a shard is closed when it is at least this large.
     """
 
@@ -46,6 +46,7 @@ class TokenizeStep(RecordedStep):
         words: str | None = None,
         user_words: str | None = None,
         max_words: int | None = None,
+        hashed_words: int = 0,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
         super().__init__()
@@ -54,11 +55,12 @@ class TokenizeStep(RecordedStep):
         self.words = words
         self.user_words = user_words
         self.max_words = max_words
+        self.hashed_words = hashed_words
         self.max_shard_bytes = max_shard_bytes
 
     def tokenizer(self) -> DualTokenizer:
         """Make the tokenizer; the manifest needs it, too."""
-        return DualTokenizer(self.vocabulary, self.words, self.user_words, self.max_words)
+        return DualTokenizer(self.vocabulary, self.words, self.user_words, self.max_words, self.hashed_words)
 
     def process(self, documents: Iterable[Document], record: StepRecord, task: int) -> Iterator[Document]:
         """Write the documents of one task.

@@ -72,7 +72,7 @@ def read_tokenizer(folder: str | Path) -> DualTokenizer:
     record = Manifest.read(folder).tokenizer
     paths = {name: folder / TOKENIZER_FOLDER / TOKENIZER_FILES[name] for name in record.files}
     tokenizer = DualTokenizer.from_files(
-        {name: path.read_bytes() for name, path in paths.items()}, record.max_words
+        {name: path.read_bytes() for name, path in paths.items()}, record.max_words, record.hashed_words
     )
     if tokenizer.fingerprint != record.fingerprint:
         raise ValueError(
@@ -165,5 +165,6 @@ def _write_tokenizer(folder: Path, tokenizer: DualTokenizer) -> TokenizerRecord:
         vocab_size=tokenizer.vocab_size,
         num_words=tokenizer.num_words,
         max_words=tokenizer.max_words,
+        hashed_words=tokenizer.hashed_words,
         files={name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)},
     )

@@ -53,7 +53,7 @@ class TokenizerRecord:
         fingerprint: names everything that ids depend on.
         vocab_size: number of char ids.
         num_words: bound of the word ids.
-        max_words: argument of the tokenizer.
+        max_words, hashed_words: arguments of the tokenizer.
         files: SHA-256 of each of its files in the data set, by argument name.
     """
 
@@ -61,6 +61,7 @@ class TokenizerRecord:
     vocab_size: int
     num_words: int
     max_words: int | None
+    hashed_words: int
     files: dict[str, str]
 
 
@@ -199,6 +200,7 @@ class Manifest:
 def _tokenizer_record(data: dict[str, Any]) -> TokenizerRecord:
     record = TokenizerRecord(**data)
     _of(str, record.fingerprint)
+    _of(int, record.hashed_words)
     if not set(_of(dict, record.files)) <= set(TOKENIZER_FILES):
         raise TypeError(f"tokenizer files {sorted(record.files)}")
     TokenLayout(_of(int, record.vocab_size), _of(int, record.num_words))

@@ -194,7 +194,8 @@ class PreparedSource(Source):
                 f"'{folder}' was prepared with tokenizer {theirs.fingerprint}, the text modality (or the set "
                 f"before it) has {self._expected} (characters-words-rules): ids would be other text. "
                 f"Give the modality the files in '{folder / TOKENIZER_FOLDER}' (`vocabulary`, `words`, "
-                f"`user_words`) and max_words = {theirs.max_words}, or prepare the data again"
+                f"`user_words`), max_words = {theirs.max_words} and hashed_words = {theirs.hashed_words}, or "
+                "prepare the data again"
             )
 
     def _shard_of(self, index: int) -> tuple[Shard, int]:

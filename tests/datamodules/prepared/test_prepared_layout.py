@@ -83,6 +83,19 @@ def test_with_the_most_words_that_fit_three_bits_still_bridge_any_run(
     assert_equal(layout.unpack(tokens, start, len(tokens)), [column[start:] for column in expected])
 
 
+def test_hashed_words_are_packed_like_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONN_CACHE_DIR", str(tmp_path))
+    words = "人工 30\nab 40\nabc 9\n智能 20\n".encode()
+    tokenizer = DualTokenizer.from_files({"words": words}, max_words=2, hashed_words=100_000)
+    layout = TokenLayout.of(tokenizer)
+    encoding = tokenizer.encode("人工智能 abcdefgh ab " + "q" * 400 + "智能 zz zzz, ab")
+    assert encoding.word_ids.max() >= 3  # buckets are in use
+    tokens = layout.pack(encoding)
+    for start in (0, 3, 7, 15, 300, 430):
+        expected = [column[start:] for column in columns_of(encoding)]
+        assert_equal(layout.unpack(tokens, start, len(tokens)), expected)
+
+
 def test_a_window_into_a_run_of_thousands_of_letters_knows_the_word_before_it(
     tokenizer: DualTokenizer, layout: TokenLayout
 ) -> None:

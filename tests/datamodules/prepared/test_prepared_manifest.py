@@ -93,10 +93,11 @@ def test_a_set_carries_its_tokenizer_built_in_or_not(
         "words": "人工 3\n智能 2\nab 1\n".encode(),
         "user_words": "人工智能\n".encode(),
     }
-    own = DualTokenizer.from_files(files, max_words=2)
+    own = DualTokenizer.from_files(files, max_words=2, hashed_words=7)
     folder = make_set("own", [[("text", own.encode("人工智能 ab"), True)]], own)
     read = read_tokenizer(folder)
-    assert (read.files, read.max_words, read.fingerprint) == (files, 2, own.fingerprint)
+    assert (read.files, read.max_words, read.hashed_words) == (files, 2, 7)
+    assert read.fingerprint == own.fingerprint
     (folder / "tokenizer" / "words.txt").write_bytes(b"ab 9\n")
     with pytest.raises(ValueError, match=rf"encoded by tokenizer {own.fingerprint}, this installation makes"):
         read_tokenizer(folder)

@@ -107,7 +107,7 @@ def test_another_tokenizer_is_refused_with_both_named_and_the_remedy(
     with pytest.raises(
         ValueError,
         match=rf"own' was prepared with tokenizer {own.fingerprint}, .* has {text.tokenizer.fingerprint} .*"
-        r"own/tokenizer' .* max_words = 1, or prepare the data again",
+        r"own/tokenizer' .* max_words = 1 and hashed_words = 0, or prepare the data again",
     ):
         source.check({"text": text})
     folder = tmp_path / "own" / "tokenizer"
