@@ -6,8 +6,8 @@ Notable:
 - torchaudio is deliberately not used: its loader is by now a wrapper around torchcodec and FFmpeg, and
   its binary wheel only loads beside a CUDA build of torch on Linux. Formats that libsndfile does not
   open (M4A, WMA, video) are refused with the FFmpeg command that converts them.
-- A file that ends early is refused, as its transcript would no longer fit. The placeholders that
-  streaming encoders leave in a WAV header (sizes near 2 or 4 GiB) are no lie: such a file is read to its end.
+- A file that ends early is refused, as its transcript would no longer fit (see `audio_headers`); one that
+  goes on after the samples it declares is read as far as it declares.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import io
 import math
 import os
-import struct
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,6 +26,7 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.audio_headers import COMPLETE, CUT_SHORT, header_problem
 from datamodules.media import open_media
 from onn_lightning.modality import BadSampleError
 
@@ -34,14 +36,10 @@ Clip = tuple[NDArray[Any] | Tensor, float]
 SAMPLE_RATES = (1_000, 768_000)
 """Sample rates taken for real, Hz: below telephone quality to above any studio converter."""
 
-COMPLETE = 0.95
-"""Share of the declared samples below which a file counts as cut short (headers may round)."""
-
-UNKNOWN_LENGTH = 0x7FFF_F000
-"""Data sizes from here on are the placeholders of streaming encoders."""
-
 BLOCK_SAMPLES = 1 << 18
 """Samples decoded at a time, all channels together: 1 MiB as float32."""
+
+_STDERR_IS_SHUT = threading.Lock()
 
 CONVERT = "convert it (for example `ffmpeg -i in.m4a out.flac`) or drop it"
 
@@ -105,15 +103,21 @@ class _Source:
 def _open(stream: BinaryIO) -> soundfile.SoundFile:
     """Never by name: libsndfile takes any text for headerless audio where the suffix says so (.au, .raw)."""
     if isinstance(stream, io.BytesIO):
+        stream.seek(0)
         return soundfile.SoundFile(_Source(stream))
     os.lseek(stream.fileno(), 0, os.SEEK_SET)  # what Python has read ahead is not where the descriptor is
     return soundfile.SoundFile(stream.fileno(), closefd=False)
 
 
 def _decode(stream: BinaryIO, name: str, max_seconds: float) -> Waveform:
-    truncated = f"{name} is cut short: it holds less than its header declares; fetch it again or drop it"
-    if _wav_is_truncated(stream):
-        raise BadSampleError(truncated)
+    problem = header_problem(stream)
+    if problem:
+        raise BadSampleError(f"{name} {problem}; fetch it again or drop it")
+    with _no_notes_of_mpg123(stream):
+        return _decode_blocks(stream, name, max_seconds)
+
+
+def _decode_blocks(stream: BinaryIO, name: str, max_seconds: float) -> Waveform:
     try:
         sound = _open(stream)
     except soundfile.SoundFileError as error:
@@ -135,8 +139,27 @@ def _decode(stream: BinaryIO, name: str, max_seconds: float) -> Waveform:
         except soundfile.SoundFileError as error:
             raise BadSampleError(f"{name} is damaged or cut short ({error}): {CONVERT}") from error
         if 0 < count < min(wanted, COMPLETE * sound.frames):
-            raise BadSampleError(truncated)
+            raise BadSampleError(f"{name} {CUT_SHORT}; fetch it again or drop it")
     return Waveform(name, blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate)
+
+
+@contextmanager
+def _no_notes_of_mpg123(stream: BinaryIO) -> Iterator[None]:
+    """Keep from the terminal what the MP3 decoder says of damaged files: it cannot be told to be quiet."""
+    stream.seek(0)
+    beginning = stream.read(3)
+    if beginning != b"ID3" and beginning[:1] != b"\xff":
+        yield
+        return
+    with _STDERR_IS_SHUT:
+        stderr = os.dup(2)
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _from_array(samples: Any, sample_rate: Any, max_seconds: float) -> Waveform:
@@ -173,19 +196,3 @@ def _checked_rate(rate: Any, name: str) -> float:
             f"{name} has sample rate {rate!r}, expected {low}..{high} Hz: correct it or drop it"
         )
     return float(rate)
-
-
-def _wav_is_truncated(stream: BinaryIO) -> bool:
-    """Whether a RIFF/WAVE file ends before its data chunk does; libsndfile would read on silently."""
-    size = stream.seek(0, 2)
-    stream.seek(0)
-    head = stream.read(12)
-    truncated = False
-    while head[:4] == b"RIFF" and head[8:] == b"WAVE" and len(chunk := stream.read(8)) == 8:
-        kind, length = struct.unpack("<4sI", chunk)
-        if kind == b"data":
-            truncated = length < UNKNOWN_LENGTH and size - stream.tell() < COMPLETE * length
-            break
-        stream.seek(length + length % 2, 1)
-    stream.seek(0)
-    return truncated
