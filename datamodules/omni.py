@@ -62,7 +62,8 @@ class OmniDataModule(LightningDataModule):
             shuffles wider and pads less, and takes that much more memory in each worker.
         max_pixels_per_batch: pixels of images and cells of spectrograms that a batch of one rank may
             hold; pieces that would exceed it wait for a later batch. None: any number.
-        poll_seconds: how often a reader looks for new documents in a source that grows and has none.
+        poll_seconds: how often a reader looks for new documents in a source that grows and has none; where
+            no source has any, it waits until there are enough for a row.
         max_consecutive_bad: damaged samples in a row after which a reader stops the run.
     Raises:
         ValueError: if a number is out of range, or two modalities have the same name.

@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -32,10 +33,13 @@ from numbered import (
 from torch import nn
 
 from datamodules.growing import GrowingJsonLines
+from datamodules.loader import TrainLoader
 from datamodules.omni import OmniDataModule
 from datamodules.places import ReaderPlace, divided, fresh_places
+from datamodules.prepared import PreparedSource, ShardWriter, TokenLayout, write_manifest
 from datamodules.sources import Source
 from datamodules.stream import BatchOrder
+from datamodules.text import TextModality
 from onn_lightning.batch import Batch
 from onn_lightning.cli.interrupt import FinishStep
 
@@ -171,6 +175,53 @@ def test_lines_that_are_written_while_it_runs_are_read_by_running_workers(
     seen = Counter(first_of(targets_of(batch)[0]) for batch in islice(loader, 58))
     writing.join()
     assert max(seen.values()) == 1 and len(seen) == 58
+
+
+def prepare(folder: Path, text: TextModality, first: int, count: int) -> None:
+    """Put a prepared data set into a folder, complete from the moment it has its name."""
+    partial = folder / f"{first:03}.partial"
+    with ShardWriter(partial / "shards", "00000", TokenLayout.of(text.tokenizer)) as writer:
+        for number in range(first, first + count):
+            writer.add(f"{number}", [("text", text.tokenizer.encode(f"<{number}>"), True)])
+    write_manifest(partial, text.tokenizer, sources=[], records=[], config={})
+    partial.rename(folder / f"{first:03}")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_prepared_sets_that_are_added_are_read_once_and_resumed_with_other_workers(
+    tmp_path: Path, num_workers: int
+) -> None:
+    text = TextModality(max_words=50)
+    seen: Counter[str] = Counter()
+
+    def loader_of(num_workers: int) -> TrainLoader:
+        module = OmniDataModule(
+            [text],
+            {"sets": PreparedSource(tmp_path, follow=True)},
+            row_length=8,
+            rows_per_batch=1,
+            buffer_size=4,
+            poll_seconds=0.05,
+            num_workers=num_workers,
+        )
+        module.setup("fit")
+        return module.train_dataloader()
+
+    def take(loader: TrainLoader, count: int) -> None:
+        for batch in islice(loader, count):
+            ids = batch.modalities["text"].features[:, 0].tolist()
+            seen.update(re.findall("<[0-9]+>", text.tokenizer.decode(ids)))
+
+    loader = loader_of(num_workers)  # nothing is there yet
+    prepare(tmp_path, text, 0, 20)
+    take(loader, 9)
+    prepare(tmp_path, text, 20, 5)
+    resumed = loader_of(2 - num_workers)
+    resumed.load_state_dict(loader.state_dict())
+    take(resumed, 4)
+    prepare(tmp_path, text, 25, 30)
+    take(resumed, 37)  # a row has room for one document
+    assert max(seen.values()) == 1 and len(seen) == 50
 
 
 def test_half_a_line_waits_for_its_other_half_and_lines_keep_their_order(tmp_path: Path) -> None:
