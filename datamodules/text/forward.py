@@ -27,7 +27,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.text.compiled import kernel
+from datamodules.text.compiled import tight_kernel
 from datamodules.text.hashing import SEED, bucket, mixed
 from datamodules.text.trie import BASE, COST, ROOT, WORD, Cells, Checks
 
@@ -74,90 +74,45 @@ LOWEST = -(2**62)
 _ONE = np.uint64(1)  # unsigned indices spare the test for negative ones
 
 Table = npt.NDArray[np.int64]
-Codes = npt.NDArray[np.int32]
 Int = int | np.int64
+Words = tuple[Checks, Cells, Cells, npt.NDArray[np.int32], Table]
+"""What never changes: CHECK and cells of the trie; characters [vocab_size, 4] (`TRAITS` ..); code points for
+the hashes of runs [vocab_size]; settings (`FLOOR` ..)."""
+State = tuple[Table, Table, Cells]
+"""What is known of the prefix: registers; words under way [longest word + 1, 4]; and scratch memory."""
+Rows = tuple[Table, Table, Table]
+"""Word ids, previous-word ids, starts."""
 
 
-@kernel
+@tight_kernel
 def advance(
-    checks: Checks,
-    cells: Cells,
-    characters: Cells,
-    folded: Codes,
-    settings: Table,
-    registers: Table,
-    under_way: Table,
-    scratch: Cells,
+    words: Words,
+    state: State,
     char_ids: Table,
-    word_ids: Table,
-    previous_word_ids: Table,
-    starts: Table,
+    rows: Rows,
 ) -> None:
     """Read tokens and write their rows of the table.
 
     Args:
-        checks, cells: the trie.
-        characters: [vocab_size, 4] what each char id is.
-        folded: [vocab_size] code points for the hashes of runs.
-        settings: [NUM_SETTINGS].
-        registers: [NUM_REGISTERS] state, updated.
-        under_way: [longest word + 1, 4] state, updated.
-        scratch: SCRATCH_SHAPE, overwritten.
+        words: what never changes.
+        state: updated.
         char_ids: [n] tokens to read.
-        word_ids, previous_word_ids, starts: [n] written; starts count from the state's beginning.
+        rows: [n] each, written; starts count from the state's beginning.
     """
+    characters, (registers, _, _) = words[2], state
     i = np.int64(0)
     while i < len(char_ids):
         kind = characters[np.uint64(char_ids[i]), TRAITS] >> KIND_SHIFT
         if kind == OTHER:
-            i = _plain(
-                checks,
-                cells,
-                characters,
-                settings,
-                registers,
-                under_way,
-                scratch,
-                char_ids,
-                i,
-                word_ids,
-                previous_word_ids,
-                starts,
-            )
+            i = _plain(words, state, char_ids, i, rows)
         elif kind == LETTER and registers[RUN_KIND] == 0 and registers[UNDER_WAY] == 0:
-            i = _runs(
-                checks,
-                cells,
-                characters,
-                folded,
-                settings,
-                registers,
-                under_way,
-                char_ids,
-                i,
-                word_ids,
-                previous_word_ids,
-                starts,
-            )
+            i = _runs(words, state, char_ids, i, rows)
         else:
-            _step(
-                checks,
-                cells,
-                characters,
-                folded,
-                settings,
-                registers,
-                under_way,
-                char_ids[i],
-                i,
-                word_ids,
-                previous_word_ids,
-                starts,
-            )
+            _step(words, state, char_ids[i], i, rows)
             i += 1
 
 
-@kernel
+@tight_kernel
 def _put(under_way: Table, entry: Int, node: Int, score: Int, before: Int, start: Int) -> None:
     under_way[entry, NODE] = node
     under_way[entry, AT_SCORE] = score
@@ -165,22 +120,12 @@ def _put(under_way: Table, entry: Int, node: Int, score: Int, before: Int, start
     under_way[entry, AT_START] = start
 
 
-@kernel
-def _step(
-    checks: Checks,
-    cells: Cells,
-    characters: Cells,
-    folded: Codes,
-    settings: Table,
-    registers: Table,
-    under_way: Table,
-    char_id: Int,
-    i: Int,
-    word_ids: Table,
-    previous_word_ids: Table,
-    starts: Table,
-) -> None:
+@tight_kernel
+def _step(words: Words, state: State, char_id: Int, i: Int, rows: Rows) -> None:
     """Read any one token."""
+    checks, cells, characters, folded, settings = words
+    registers, under_way, _ = state
+    word_ids, previous_word_ids, starts = rows
     traits = characters[char_id, TRAITS]
     kind, symbol = traits >> KIND_SHIFT, traits & SYMBOL_MASK
     position, score, last = registers[POSITION], registers[SCORE], registers[LAST]
@@ -250,10 +195,8 @@ def _step(
     starts[i] = best_start
 
 
-@kernel
-def _look_up(
-    checks: Checks, cells: Cells, characters: Cells, scratch: Cells, char_ids: Table, begin: Int
-) -> np.uint64:
+@tight_kernel
+def _look_up(words: Words, scratch: Cells, char_ids: Table, begin: Int) -> np.uint64:
     """Look up all words of up to 3 tokens within the plain tokens that follow.
 
     Nothing here depends on which of them win, and nothing branches on what is found, so that many cells
@@ -262,6 +205,7 @@ def _look_up(
     Returns:
         Number of tokens, at most `_BLOCK`, up to the first that is not plain.
     """
+    checks, cells, characters, _, _ = words
     count = np.uint64(0)
     for index in range(np.uint64(begin), np.uint64(min(begin + _BLOCK, len(char_ids)))):
         char = np.uint64(char_ids[index])
@@ -287,7 +231,7 @@ def _look_up(
     return count
 
 
-@kernel
+@tight_kernel
 def _child(checks: Checks, base: Int, symbol: Int) -> tuple[np.uint64, np.int64]:
     """Cell of a node's child, 0 if there is none; and all ones if there is one, else zero.
 
@@ -299,39 +243,30 @@ def _child(checks: Checks, base: Int, symbol: Int) -> tuple[np.uint64, np.int64]
     return np.uint64(child & found), found
 
 
-@kernel
-def _plain(
-    checks: Checks,
-    cells: Cells,
-    characters: Cells,
-    settings: Table,
-    registers: Table,
-    under_way: Table,
-    scratch: Cells,
-    char_ids: Table,
-    begin: Int,
-    word_ids: Table,
-    previous_word_ids: Table,
-    starts: Table,
-) -> np.int64:
+@tight_kernel
+def _plain(words: Words, state: State, char_ids: Table, begin: Int, rows: Rows) -> np.int64:
     """Read tokens that belong to no run; the first must be one. Returns the index of the next token."""
-    n = _look_up(checks, cells, characters, scratch, char_ids, begin)
+    checks, cells, characters, _, settings = words
+    registers, under_way, scratch = state
+    word_ids, previous_word_ids, starts = rows
+    n = _look_up(words, scratch, char_ids, begin)
     first_lone = settings[FIRST_LONE]
     first_position, count = registers[POSITION], registers[UNDER_WAY]
     # Scores before the last token, the one before it, and the one before that.
     score1 = score2 = score3 = registers[SCORE]
     scratch[_LAST, 0] = registers[LAST]
     for place in range(n):
-        # The shortest word first; a longer one must be better. Selected by masks, as in `_child`.
-        best = score1 - np.int64(scratch[_COST1, place])
-        longer = score2 - np.int64(scratch[_COST2, place])
-        mask = (best - longer) >> 63
-        best ^= (best ^ longer) & mask
-        back = mask & 1  # tokens from the word's first to this one
+        # A longer word must be better than a shorter one. Selected by masks, as in `_child`; the longer words
+        # first, because their scores have long been known.
+        best = score2 - np.int64(scratch[_COST2, place])
         longer = score3 - np.int64(scratch[_COST3, place])
         mask = (best - longer) >> 63
         best ^= (best ^ longer) & mask
-        back ^= (back ^ 2) & mask
+        back = 1 - mask  # tokens from the word's first to this one
+        alone = score1 - np.int64(scratch[_COST1, place])
+        mask = (alone - best) >> 63
+        best = (best & mask) | (alone & ~mask)
+        back &= mask
         word = np.int64(scratch[np.uint64(_WORD1 + back), place])
         before = np.int64(scratch[_LAST, np.uint64(np.int64(place) - back)])
         start = first_position + np.int64(place) - back
@@ -390,36 +325,27 @@ def _plain(
     return end
 
 
-@kernel
+@tight_kernel
 def _drop_dead_ends(checks: Checks, registers: Table, under_way: Table, symbol: Int) -> None:
     """Forget the words under way that do not go on with a symbol: with none left, runs are read fast."""
     kept = 0
     for entry in range(registers[UNDER_WAY]):
         if symbol and checks[under_way[entry, NODE] + symbol] == symbol:
-            under_way[kept] = under_way[entry]
+            for column in range(4):
+                under_way[kept, column] = under_way[entry, column]
             kept += 1
     registers[UNDER_WAY] = kept
 
 
-@kernel
-def _runs(
-    checks: Checks,
-    cells: Cells,
-    characters: Cells,
-    folded: Codes,
-    settings: Table,
-    registers: Table,
-    under_way: Table,
-    char_ids: Table,
-    begin: Int,
-    word_ids: Table,
-    previous_word_ids: Table,
-    starts: Table,
-) -> np.int64:
+@tight_kernel
+def _runs(words: Words, state: State, char_ids: Table, begin: Int, rows: Rows) -> np.int64:
     """Read runs, and tokens of no word between them, where nothing else is under way.
 
     The first token must begin a run. Returns the index of the next token.
     """
+    checks, cells, characters, folded, settings = words
+    registers, under_way, _ = state
+    word_ids, previous_word_ids, starts = rows
     floor, first_lone = settings[FLOOR], settings[FIRST_LONE]
     first_bucket, num_buckets = settings[FIRST_BUCKET], settings[NUM_BUCKETS]
     score, last = registers[SCORE], registers[LAST]
@@ -490,7 +416,7 @@ def _runs(
     return np.int64(i)
 
 
-@kernel
+@tight_kernel
 def trace_back(column: Table, starts: Table, full: Table) -> None:
     """Give every token what a column of the table says at the last token of its word.
 

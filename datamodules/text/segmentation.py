@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,6 @@ RULES_VERSION = 1
 """Raise it whenever the same text and words would get other ids."""
 
 _LAYOUT_VERSION = 3  # of the cached arrays
-_READ_BY_STREAMS = ("checks", "cells", "characters", "folded", "settings")
 _COST_STEPS = 2**24
 _APOSTROPHES = "'\u2019"
 _NUM_CODE_POINTS = 0x110000
@@ -87,7 +85,13 @@ class Segmenter:
     ) -> None:
         name = f"words-{_LAYOUT_VERSION}-{RULES_VERSION}-{vocabulary.fingerprint}-{words_fingerprint}"
         arrays = cached_arrays(name, lambda: _build(vocabulary, read_words(), hashed_words))
-        self._arrays = tuple(arrays[name] for name in _READ_BY_STREAMS)
+        self._words: forward.Words = (
+            arrays["checks"],
+            arrays["cells"],
+            arrays["characters"],
+            arrays["folded"],
+            arrays["settings"],
+        )
         self._texts, self._text_ends = arrays["texts"], arrays["text_ends"]
         self._longest = int(arrays["longest"])
         self.vocab_size = len(vocabulary)
@@ -119,7 +123,7 @@ class Segmenter:
 
     def stream(self) -> ForwardStream:
         """A table that is built bit by bit, from the beginning of a text."""
-        return ForwardStream(self._arrays, self._longest)
+        return ForwardStream(self._words, self._longest)
 
 
 class ForwardStream:
@@ -128,10 +132,9 @@ class ForwardStream:
     Made by `Segmenter.stream`; its size is that of the longest word.
     """
 
-    def __init__(self, words: tuple[npt.NDArray[Any], ...], longest: int) -> None:
+    def __init__(self, words: forward.Words, longest: int) -> None:
         self._words = words
-        self._vocab_size = len(words[_READ_BY_STREAMS.index("characters")])
-        self._state = (
+        self._state: forward.State = (
             np.zeros(forward.NUM_REGISTERS, dtype=np.int64),
             np.zeros((longest + 1, 4), dtype=np.int64),
             np.empty(forward.SCRATCH_SHAPE, dtype=np.int32),
@@ -147,14 +150,15 @@ class ForwardStream:
         Raises:
             ValueError: if an id is not in the vocabulary.
         """
-        if len(char_ids) and char_ids.view(np.uint64).max() >= self._vocab_size:  # negative ones are huge
+        vocab_size = len(self._words[2])
+        if len(char_ids) and char_ids.view(np.uint64).max() >= vocab_size:  # negative ones are huge
             raise ValueError(
-                f"char ids {char_ids.min()}..{char_ids.max()} are not all in 0..{self._vocab_size - 1}: they "
+                f"char ids {char_ids.min()}..{char_ids.max()} are not all in 0..{vocab_size - 1}: they "
                 "were made with another vocabulary"
             )
-        rows = [np.empty(len(char_ids), dtype=np.int64) for _ in range(3)]
-        checks, cells, characters, folded, settings = self._words
-        forward.advance(checks, cells, characters, folded, settings, *self._state, char_ids, *rows)
+        n = len(char_ids)
+        rows: forward.Rows = (np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64))
+        forward.advance(self._words, self._state, char_ids, rows)
         return ForwardTable(*rows)
 
 
