@@ -61,9 +61,9 @@ class Summary:
         if self.seconds is None:
             yield f"complete since an earlier run: {self.output}"
         else:
-            rate = self.corpus_bytes / _MB / max(self.seconds, 1e-3)
-            took = timedelta(seconds=round(self.seconds))
-            yield f"{self.corpus_bytes / _MB:,.1f} MB read in {took} ({rate:.1f} MB/s): {self.output}"
+            size, seconds = self.corpus_bytes / _MB, max(self.seconds, 1e-3)
+            rates = f"{size / seconds:,.1f} MB/s, {self.records[0]['kept'] / seconds:,.0f} documents/s"
+            yield f"{size:,.1f} MB read in {timedelta(seconds=round(seconds))} ({rates}): {self.output}"
 
     def _rows(self) -> Iterator[tuple[str, str, str, str, str]]:
         for record in self.records:

@@ -113,4 +113,5 @@ def test_the_line_of_a_nested_key_is_found_through_lists_and_left_out_init_args(
 def test_every_bundled_config_is_plain_yaml_with_known_keys() -> None:
     keys = ["ckpt_path", "data", "model", "resume", "run", "seed_everything", "trainer", "weights_only"]
     for name in bundled_names():
-        check_config(bundled_folder() / name, keys)
+        if not name.startswith("prepare_"):  # of `onn prepare`, whose keys are others
+            check_config(bundled_folder() / name, keys)

@@ -1,4 +1,4 @@
-"""A small corpus of several kinds with copies and damages in it, and `onn prepare` as a process of its own."""
+"""A small corpus of several kinds, with copies and damages; `onn prepare` as a process of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 CHINESE = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏云腾致雨露结为霜"
-ENGLISH = "the of and sea ship whale captain harpoon deck sail storm island ocean boat crew wind".split()
+ENGLISH = ["the", "of", "and", "sea", "ship", "whale", "captain", "deck", "sail", "storm", "island", "crew"]
 
 
 def prose(numbers: random.Random) -> str:

@@ -52,7 +52,7 @@ def onn(capsys: pytest.CaptureFixture[str]) -> Iterator[Onn]:
 def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an uninterrupted run by a process of its own makes of the corpus."""
     output = tmp_path_factory.mktemp("expected") / "out"
-    code, out, err = prepare(config_of(corpus, output))
+    code, _, err = prepare(config_of(corpus, output))
     assert code == 0, err
     assert sorted(path.name for path in output.parent.iterdir()) == ["out", "out.yaml"]
     return contents(output)
@@ -74,7 +74,7 @@ def test_the_number_of_workers_does_not_change_a_byte(
     assert contents(tmp_path / "out") == expected
     assert out.splitlines()[0].split() == ["step", "kept", "dropped", "reason", "example"]
     assert "broken JSON" in out and "too short" in out and "exact copy" in out
-    assert f"MB/s): {tmp_path / 'out'}" in out.splitlines()[-1]
+    assert f" documents/s): {tmp_path / 'out'}" in out.splitlines()[-1]
 
 
 def test_the_result_is_a_verified_data_set_with_every_step_on_record(
