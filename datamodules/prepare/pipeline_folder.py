@@ -22,6 +22,7 @@ import os
 import shutil
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +31,6 @@ from datamodules.prepare.executors.local import WORKERS_LOCK
 
 _LOCK = "lock"
 _REPLACED = "replaced"
-_WORKERS_END_SECONDS = 20.0
 
 
 class WorkFolder:
@@ -38,13 +38,14 @@ class WorkFolder:
 
     Args:
         output: of the preparation.
+        wait_seconds: how long the last worker of a killed run may take to notice.
     Raises:
         PreparationError: on entering, if another process prepares the same output.
         OSError: on entering, if the folder cannot be made.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
+    def __init__(self, output: Path, wait_seconds: float = 20.0) -> None:
+        self.output, self._wait_seconds = output, wait_seconds
         self.path = output.with_name(f"{output.name}.partial")
         self.result = self.path / "result"
         self.stages = self.path / "stages"
@@ -66,20 +67,12 @@ class WorkFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(lock), os.stat(self.path / _LOCK)):
-                raise FileNotFoundError  # the other process has just completed and removed the folder
-        except (BlockingIOError, FileNotFoundError) as error:
-            holder = os.read(lock, 100).decode(errors="replace")
+            self._take(lock)
+            self._wait_for_workers()
+        except BaseException:
             os.close(lock)
-            raise PreparationError(
-                f"'{self.output}' is being prepared by another process ({holder or 'just started'}): wait "
-                "for it, end it, or choose another --output"
-            ) from error
-        os.truncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            raise
         self._lock = lock
-        self._wait_for_workers()
         return self
 
     def __exit__(
@@ -111,12 +104,27 @@ class WorkFolder:
         _flush_entry(self.output.parent)
         shutil.rmtree(self.path)
 
+    def _take(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock), os.stat(self.path / _LOCK)):
+                raise FileNotFoundError  # the other process has just completed and removed the folder
+        except (BlockingIOError, FileNotFoundError) as error:
+            holder = os.read(lock, 100).decode(errors="replace") or "just started"
+            raise PreparationError(
+                f"'{self.output}' is being prepared by another process ({holder}): wait for it, end it, or "
+                "choose another --output"
+            ) from error
+        os.truncate(lock, 0)
+        with suppress(OSError):  # a full disk does not matter here
+            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+
     def _wait_for_workers(self) -> None:
         """Workers of a killed run end with it, but not in the same instant."""
         self.stages.mkdir(exist_ok=True)
         workers = os.open(self.stages / WORKERS_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            end = time.monotonic() + _WORKERS_END_SECONDS
+            end = time.monotonic() + self._wait_seconds
             while True:
                 try:
                     fcntl.flock(workers, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -120,6 +120,8 @@ class ProgressBar:
         if self._open and rate > 0:
             left = timedelta(seconds=round((self._total - now.bytes) / rate))
             parts.append(f"{left} left")
+        elif now.bytes == self._before and not self._open:
+            parts.append("complete already")
         elif not self._open:
             parts.append(f"in {timedelta(seconds=round(seconds))}")
         return ", ".join(parts)
