@@ -1,10 +1,10 @@
 """The dual tokenizer on one core against jieba, rjieba and Hugging Face's `tokenizers`.
 
 One pass of ours gives char ids and causal, previous and full-context word ids; the others give their one
-segmentation. All read the same documents in turn within one process (A B C ... A B C ...); figures are
-medians of the ratios of the rounds, of the CPU time of the whole process, so that neither a drifting nor a
-busy machine decides. Only one thread works: `TOKENIZERS_PARALLELISM=false`, and the CPU time would
-show it if one did not.
+segmentation. All read the same documents in turn within one process (A B C ... A B C ...), each twice, of
+which the second counts. Figures are medians of the ratios of the rounds, of the CPU time of the whole
+process, so that neither a drifting nor a busy machine decides. Only one thread works
+(`TOKENIZERS_PARALLELISM=false`), and the CPU time would show it if one did not.
 
 - jieba: `cut(HMM=False)`; rjieba: `cut(hmm=False)`, jieba in Rust;
 - Unigram: `tokenizers` with jieba's words and probabilities, `encode_batch`;
@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,22 +85,21 @@ def measure(documents: Sequence[str], rounds: int) -> Speed:
 
     Args:
         documents: texts of one language.
-        rounds: how often; one more warms up.
+        rounds: how often.
     """
     contestants = {"ours": _ours(), "jieba": _jieba(), "rjieba": _rjieba()}
     contestants |= {"unigram": _unigram(), "bpe": _bpe(documents)}
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    warm_up = documents[: -(-len(documents) // 4)]
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in contestants.items():
-            run(warm_up)  # what the others left in the processor's caches is not to be measured
+            run(documents)  # what the others left in the processor's caches is not to be measured
             start = time.process_time()
             run(documents)
             times[name].append(time.process_time() - start)
-    ours = times["ours"][1:]
+    ours = times["ours"]
     characters = sum(map(len, documents))
     ratios = {
-        name: statistics.median(theirs / own for theirs, own in zip(times[name][1:], ours, strict=True))
+        name: statistics.median(theirs / own for theirs, own in zip(times[name], ours, strict=True))
         for name in RIVALS
     }
     return Speed(characters / statistics.median(ours), ratios, characters)
@@ -107,10 +107,7 @@ def measure(documents: Sequence[str], rounds: int) -> Speed:
 
 def agreement(sentences: Sequence[str]) -> float:
     """Share of sentences whose words end at the same places between Han characters as jieba's."""
-    import jieba
-
-    tokenizer = DualTokenizer()
-    cutter = jieba.Tokenizer()
+    tokenizer, cutter = DualTokenizer(), _jieba_cutter()
 
     def ends(words: Sequence[str], text: str) -> set[int]:
         places = np.cumsum([len(word) for word in words]).tolist()
@@ -137,12 +134,17 @@ def _ours() -> Callable[[Sequence[str]], object]:
     return run
 
 
-def _jieba() -> Callable[[Sequence[str]], object]:
+def _jieba_cutter() -> Any:
     import jieba
 
     jieba.setLogLevel(logging.WARNING)
     cutter = jieba.Tokenizer()
     cutter.initialize()
+    return cutter
+
+
+def _jieba() -> Callable[[Sequence[str]], object]:
+    cutter = _jieba_cutter()
 
     def run(documents: Sequence[str]) -> None:
         for text in documents:
@@ -194,8 +196,8 @@ def main() -> None:
     )
     parser.add_argument("--part", choices=("speed", "agreement"), default="speed")
     parser.add_argument("--data", type=Path, default=Path("data/quickstart"))
-    parser.add_argument("--characters", type=int, default=200_000, help="of each language")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--characters", type=int, default=500_000, help="of each language")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     keep_freed_memory()  # as `onn` itself does
