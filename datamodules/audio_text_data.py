@@ -14,20 +14,28 @@ from __future__ import annotations
 from typing import Any
 
 from datamodules.audio import AudioModality
-from datamodules.corpora import Corpora
-from datamodules.media_text_data import MediaTextDataModule
+from datamodules.corpora import Corpora, media_at
+from datamodules.paths_data import PathsDataModule
+from datamodules.text import TextModality
 
 
-class AudioTextDataModule(MediaTextDataModule):
+class AudioTextDataModule(PathsDataModule):
     """`OmniDataModule` with sounds and text.
 
     Args:
         train: a JSON Lines file (see `JsonLines`), a folder that `onn prepare` made, several of them, or
             sources by name.
         audio: how sounds are encoded; None: `AudioModality()`.
-        settings: `validation`, `test` and `predict`, given like `train`; `text`, how text is encoded; and
-            the other arguments of `OmniDataModule` (`row_length`, `max_pixels_per_batch`, ...).
+        text: how text is encoded; None: built-in characters, jieba's words.
+        settings: `validation`, `test` and `predict`, given like `train`, and the other arguments of
+            `OmniDataModule` (`row_length`, `max_pixels_per_batch`, ...).
     """
 
-    def __init__(self, train: Corpora, audio: AudioModality | None = None, **settings: Any) -> None:
-        super().__init__(audio or AudioModality(), train, **settings)
+    def __init__(
+        self,
+        train: Corpora,
+        audio: AudioModality | None = None,
+        text: TextModality | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__([text or TextModality(), audio or AudioModality()], media_at, train, **settings)

@@ -13,21 +13,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from datamodules.corpora import Corpora
+from datamodules.corpora import Corpora, media_at
 from datamodules.image import ImageModality
-from datamodules.media_text_data import MediaTextDataModule
+from datamodules.paths_data import PathsDataModule
+from datamodules.text import TextModality
 
 
-class ImageTextDataModule(MediaTextDataModule):
+class ImageTextDataModule(PathsDataModule):
     """`OmniDataModule` with images and text.
 
     Args:
         train: a JSON Lines file (see `JsonLines`), a folder that `onn prepare` made, several of them, or
             sources by name.
         image: how images are encoded; None: `ImageModality()`.
-        settings: `validation`, `test` and `predict`, given like `train`; `text`, how text is encoded; and
-            the other arguments of `OmniDataModule` (`row_length`, `max_pixels_per_batch`, ...).
+        text: how text is encoded; None: built-in characters, jieba's words.
+        settings: `validation`, `test` and `predict`, given like `train`, and the other arguments of
+            `OmniDataModule` (`row_length`, `max_pixels_per_batch`, ...).
     """
 
-    def __init__(self, train: Corpora, image: ImageModality | None = None, **settings: Any) -> None:
-        super().__init__(image or ImageModality(), train, **settings)
+    def __init__(
+        self,
+        train: Corpora,
+        image: ImageModality | None = None,
+        text: TextModality | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__([text or TextModality(), image or ImageModality()], media_at, train, **settings)

@@ -21,7 +21,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from numbered import (
     STRIDE,
     Documents,
@@ -30,7 +30,7 @@ from numbered import (
     stream_of,
     targets_of,
 )
-from torch import nn
+from small_trainer import OneNumber, small_trainer
 
 from datamodules.growing import GrowingJsonLines
 from datamodules.loader import TrainLoader
@@ -40,7 +40,6 @@ from datamodules.prepared import PreparedSource, ShardWriter, TokenLayout, write
 from datamodules.sources import Source
 from datamodules.stream import BatchOrder
 from datamodules.text import TextModality
-from onn_lightning.batch import Batch
 from onn_lightning.cli.interrupt import FinishStep
 
 BLOCKS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=9), min_size=1, max_size=6)
@@ -255,20 +254,6 @@ def in_a_process(task: Callable[..., None], *args: Any) -> float:
     return time.monotonic() - begun
 
 
-class Counting(LightningModule):
-    """A model of one number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        return self.weight * batch.num_tokens
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=1e-6)
-
-
 class InterruptLater(Callback):
     """Presses Ctrl-C while the loader waits for what never comes."""
 
@@ -280,18 +265,9 @@ class InterruptLater(Callback):
 def _interrupted(folder: Path, num_workers: int) -> None:
     torch.set_num_threads(1)
     module = module_of({"news": Documents([8] * 5, blocks=[5])}, num_workers, poll_seconds=60.0)
-    trainer = Trainer(
-        max_steps=50,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        callbacks=[FinishStep(), InterruptLater()],
-    )
+    trainer = small_trainer(folder, 50, callbacks=[FinishStep(), InterruptLater()])
     with contextlib.suppress(SystemExit):  # Lightning ends an interrupted run like this
-        trainer.fit(Counting(), module)
+        trainer.fit(OneNumber(), module)
     assert trainer.global_step == 5 and trainer.interrupted
     loader = trainer.train_dataloader
     assert loader is not None

@@ -13,6 +13,7 @@ import soundfile
 import yaml
 from lightning.pytorch import Trainer
 from PIL import Image
+from small_trainer import small_trainer
 
 from datamodules import (
     AudioModality,
@@ -54,17 +55,7 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def train(module: OmniDataModule, folder: Path) -> Trainer:
     """Two steps of a tiny model, and validation."""
     trunk = TrunkConfig(hidden_size=8, num_layers=1, num_heads=2)
-    trainer = Trainer(
-        max_steps=2,
-        val_check_interval=2,
-        check_val_every_n_epoch=None,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-    )
+    trainer = small_trainer(folder, 2, val_check_interval=2, check_val_every_n_epoch=None)
     trainer.fit(OmniModule(trunk, module.modalities), module)
     assert trainer.global_step == 2
     return trainer

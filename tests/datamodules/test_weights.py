@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from numbered import SOURCE, Documents, Numbered, targets_of
-from torch import nn
+from small_trainer import OneNumber, small_trainer
 
 from datamodules.loader import TrainLoader
 from datamodules.omni import OmniDataModule
@@ -126,33 +126,20 @@ class Anneal(Callback):
             trainer.datamodule.set_mixture_weights({"a": 0.0, "b": 0.0})  # type: ignore[attr-defined]
 
 
-class Recorder(LightningModule):
-    """A model of one number that writes down where its batches came from."""
+class Recorder(OneNumber):
+    """Writes down where its batches came from."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
         self.seen = ""
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         self.seen += "abc"[targets_of(batch)[0] // SOURCE]
-        return self.weight * batch.num_tokens
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=1e-6)
+        return super().training_step(batch, batch_idx)
 
 
 def test_a_callback_changes_the_mixture_of_a_running_trainer(tmp_path: Path) -> None:
     model = Recorder()
-    trainer = Trainer(
-        max_steps=20,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
-        callbacks=[Anneal()],
-    )
+    trainer = small_trainer(tmp_path, 20, callbacks=[Anneal()])
     trainer.fit(model, module_of())
     assert set(model.seen[:10]) == {"a", "b", "c"} and model.seen[10:] == "c" * 10
