@@ -30,9 +30,12 @@ from numbered import (
     stream_of,
     targets_of,
 )
+from PIL import Image
 from small_trainer import OneNumber, small_trainer
 
+from datamodules.audio import AudioModality
 from datamodules.growing import GrowingJsonLines
+from datamodules.image import ImageModality
 from datamodules.loader import TrainLoader
 from datamodules.omni import OmniDataModule
 from datamodules.places import ReaderPlace, divided, fresh_places
@@ -240,6 +243,24 @@ def test_half_a_line_waits_for_its_other_half_and_lines_keep_their_order(tmp_pat
     path.write_text("")
     with pytest.raises(ValueError, match="may only grow"):
         source.refresh()
+
+
+def test_a_modality_may_come_for_the_first_time_while_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    modalities = [TextModality(max_words=50), ImageModality(patch_size=8), AudioModality()]
+    module = OmniDataModule(
+        modalities, {"log": GrowingJsonLines(path)}, row_length=16, rows_per_batch=1, poll_seconds=0.05
+    )
+    module.setup("fit")  # nothing is there yet
+    batches = iter(module.train_dataloader())
+    text, image = {"modality": "text", "text": "a first line"}, {"modality": "image", "path": "1.png"}
+    with path.open("w") as file:
+        for items in ([text], [image] * 3, [image] * 3, [image] * 3):
+            file.write(json.dumps({"items": items}) + "\n")
+    Image.new("RGB", (16, 8), "red").save(tmp_path / "1.png")
+    rows = [next(batches), next(batches)]
+    assert all(sorted(batch.modalities) == ["audio", "image", "text"] for batch in rows)
+    assert sum(len(batch.modalities["image"].indices) for batch in rows) == 12
 
 
 def in_a_process(task: Callable[..., None], *args: Any) -> float:
