@@ -1,8 +1,10 @@
-"""Text in the tower: three ids a token (character, causal word, word before), the character predicted.
+"""Text in the tower: ids a token (character, causal word, word before), the character predicted.
 
 Notable:
 - Features are ids that depend on the past alone, so that the model is trained on what it will have
   when it generates; targets are the characters themselves.
+- Hashes of the last 2 and 3 characters are features too where tables for them are asked for. They follow
+  from the characters: nothing on disk holds them.
 - A document of text begins with `<bos>` and ends with `<eos>`; both come from here, never from data.
 - A checkpoint carries the vocabulary and word files that are not built in. Of the built-in ones it
   carries the fingerprint, and refuses to load where they have changed: other ids would mean other
@@ -20,11 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.text.tokenizer import DualTokenizer, Encoding, EncodingStream
+from datamodules.text.tokenizer import DualTokenizer, Encoding, EncodingStream, Ids
 from onn_lightning.batch import Segment
 from onn_lightning.modality import BadSampleError, Modality, Preview
 
+MAX_NGRAM_BUCKETS = 2**24
 _FINGERPRINT = "fingerprint"
+_NOTHING_BEFORE = np.array([-1, -1])
 
 
 class TextModality(Modality):
@@ -38,8 +42,12 @@ class TextModality(Modality):
         use_words: embed the word that a character stands in, as far as the past tells.
         use_previous_words: embed the word before it, from a table of its own.
         embedding_size: width of the tables, projected to the hidden size; None: the hidden size.
+        hashed_words: number of further word ids that rare and unknown words share by their hash; see
+            `DualTokenizer`.
+        ngram_buckets: rows of two more tables, of the last 2 and of the last 3 characters, which share them
+            by their hash; 0: no such tables.
     Raises:
-        FileNotFoundError, ValueError: as `DualTokenizer`.
+        FileNotFoundError, ValueError: as `DualTokenizer`; ValueError also for `ngram_buckets` out of range.
     """
 
     name = "text"
@@ -53,14 +61,19 @@ class TextModality(Modality):
         use_words: bool = True,
         use_previous_words: bool = True,
         embedding_size: int | None = None,
+        hashed_words: int = 0,
+        ngram_buckets: int = 0,
     ) -> None:
-        self.tokenizer = DualTokenizer(vocabulary, words, user_words, max_words)
+        if not 0 <= ngram_buckets <= MAX_NGRAM_BUCKETS:
+            raise ValueError(f"ngram_buckets must be in 0..{MAX_NGRAM_BUCKETS}, got {ngram_buckets}")
+        self.tokenizer = DualTokenizer(vocabulary, words, user_words, max_words, hashed_words)
 
     def encode(self, raw: Any) -> Segment:
         """Encode a string, or take the encoding that a prepared data set holds.
 
         Returns:
-            Segment with features [n, 3] int64 (char, word, previous word) and targets [n] char ids.
+            Segment with features [n, 3] int64 (char, word, previous word), [n, 5] with `ngram_buckets` (then
+            also last 2, last 3 characters), and targets [n] char ids.
         Raises:
             BadSampleError: if `raw` is neither, or a string that holds a lone surrogate.
         """
@@ -69,8 +82,15 @@ class TextModality(Modality):
                 f"text must be a str, got {type(raw).__name__}: decode bytes with .decode('utf-8') first"
             )
         encoding = self.tokenizer.encode(raw) if isinstance(raw, str) else raw
-        columns = (encoding.char_ids, encoding.word_ids, encoding.previous_word_ids)
+        columns = [encoding.char_ids, encoding.word_ids, encoding.previous_word_ids]
+        if self.ngram_buckets:
+            columns += self._ngrams(encoding.char_ids)
         return self._segment(torch.from_numpy(np.stack(columns, axis=1)))
+
+    @property
+    def ngram_buckets(self) -> int:
+        """Rows of the tables of the last 2 and 3 characters."""
+        return int(self.init_args["ngram_buckets"])
 
     def opening_segment(self) -> Segment:
         """`<bos>`."""
@@ -81,7 +101,7 @@ class TextModality(Modality):
         return self._eos
 
     def build_embedder(self, hidden_size: int) -> nn.Module:
-        """Features [n, 3] -> [n, hidden_size], the sum of the tables in use."""
+        """Features [n, 3 or 5] -> [n, hidden_size], the sum of the tables in use."""
         from onn_lightning.nn import TextEmbedder
 
         return TextEmbedder(
@@ -92,6 +112,7 @@ class TextModality(Modality):
             embedding_size=self.init_args["embedding_size"],
             use_words=self.init_args["use_words"],
             use_previous_words=self.init_args["use_previous_words"],
+            ngram_buckets=self.ngram_buckets,
         )
 
     def build_head(self, hidden_size: int) -> nn.Module:
@@ -123,9 +144,10 @@ class TextModality(Modality):
         """That of the tokenizer."""
         return {"tokenizer": self.tokenizer.fingerprint}
 
-    def stream(self, prefix: str = "") -> EncodingStream:
-        """Word ids of what is written after `prefix`, one char id at a time."""
-        return self.tokenizer.stream(prefix)
+    def stream(self, prefix: str = "") -> FeatureStream:
+        """Features of what is written after `prefix`, one char id at a time."""
+        before = self.tokenizer.encode(prefix).char_ids[-2:] if self.ngram_buckets else np.empty(0, np.int64)
+        return FeatureStream(self.tokenizer.stream(prefix), before, self.ngram_buckets)
 
     def to_bytes(self, ids: Sequence[int]) -> bytes:
         """UTF-8 bytes that char ids stand for; none for special tokens."""
@@ -143,7 +165,9 @@ class TextModality(Modality):
             ValueError: if characters, words or rules are not those of the checkpoint.
         """
         files = {name: content for name, content in assets.items() if name != _FINGERPRINT}
-        tokenizer = DualTokenizer.from_files(files, init_args.get("max_words"))
+        tokenizer = DualTokenizer.from_files(
+            files, init_args.get("max_words"), init_args.get("hashed_words", 0)
+        )
         saved = assets[_FINGERPRINT].decode()
         if tokenizer.fingerprint != saved:
             raise ValueError(
@@ -164,7 +188,43 @@ class TextModality(Modality):
         return self._special(self.tokenizer.vocabulary.eos_id)
 
     def _special(self, char_id: int) -> Segment:
-        return self._segment(torch.tensor([[char_id, 0, 0]]))
+        ngrams = self._ngrams(np.array([char_id])) if self.ngram_buckets else []
+        return self._segment(torch.tensor([[char_id, 0, 0, *(int(column[0]) for column in ngrams)]]))
+
+    def _ngrams(self, char_ids: Ids) -> list[Ids]:
+        from datamodules.text.hashing import ngram_buckets
+
+        return list(ngram_buckets(char_ids, _NOTHING_BEFORE, self.ngram_buckets).T)
 
     def _segment(self, features: Tensor) -> Segment:
         return Segment(self.name, features, targets=features[:, 0])
+
+
+class FeatureStream:
+    """The feature rows of a text that grows at its end, as `TextModality.encode` gives them for the whole.
+
+    Made by `TextModality.stream`.
+    """
+
+    def __init__(self, words: EncodingStream, before: Ids, ngram_buckets: int) -> None:
+        self._words = words
+        self._before = np.concatenate([_NOTHING_BEFORE, before])[-2:]
+        self._ngram_buckets = ngram_buckets
+
+    def push(self, char_id: int) -> tuple[int, ...]:
+        """Read one more char id, a byte token included.
+
+        Returns:
+            The rest of its feature row: word id, previous-word id, and what else the modality has.
+        Raises:
+            ValueError: if the id is not in the vocabulary.
+        """
+        row = self._words.push(char_id)
+        if not self._ngram_buckets:
+            return row
+        from datamodules.text.hashing import ngram_buckets
+
+        char_ids = np.array([char_id])
+        ngrams = ngram_buckets(char_ids, self._before, self._ngram_buckets)[0]
+        self._before = np.concatenate([self._before[1:], char_ids])
+        return (*row, *ngrams.tolist())

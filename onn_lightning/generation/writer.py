@@ -4,8 +4,8 @@ Notable:
 - What generation needs of the text modality, beyond `Modality`, is two methods, written down in
   `WritableModality`; of its head, `logits` and `num_bytes`. No class is named: any modality called
   "text" that offers them can be written.
-- The word ids of a generated character come from the same stream that has read the prefix, so that the
-  model reads them as it would have in training.
+- The other features of a generated character (its word ids) come from the same stream that has read the
+  prefix, so that the model reads them as it would have in training.
 - A character spelled in bytes is shown once it is complete; broken ones become U+FFFD.
 """
 
@@ -28,10 +28,10 @@ TEXT = "text"
 
 
 class TextStream(Protocol):
-    """Word ids of a text that grows at its end."""
+    """Features of a text that grows at its end."""
 
-    def push(self, char_id: int) -> tuple[int, int]:
-        """Take the next character (or byte) id; returns its causal word id and previous-word id."""
+    def push(self, char_id: int) -> tuple[int, ...]:
+        """Take the next character (or byte) id; returns the rest of its feature row."""
 
 
 @runtime_checkable
@@ -39,7 +39,7 @@ class WritableModality(Protocol):
     """What the modality called "text" offers for generation."""
 
     def stream(self, prefix: str) -> TextStream:
-        """Word ids of what follows `prefix`, a text without characters outside UTF-8."""
+        """Features of what follows `prefix`, a text without characters outside UTF-8."""
 
     def to_bytes(self, ids: Sequence[int]) -> bytes:
         """UTF-8 bytes that ids stand for; none for special symbols."""
@@ -111,7 +111,7 @@ class TextWriter:
         return char_id == self._end_id
 
     def token(self, char_id: int) -> Segment:
-        """The id as the model reads it: one feature row (character, word, previous word)."""
+        """The id as the model reads it: one feature row."""
         return Segment(TEXT, torch.tensor([[char_id, *self._stream.push(char_id)]]))
 
     def text(self, char_id: int) -> str:

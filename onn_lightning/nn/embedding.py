@@ -1,9 +1,9 @@
 """The entrance of the tower: every modality becomes vectors of one width in one sequence.
 
 Notable:
-- text: character + causal word + previous word, summed; image and audio: the projected patch,
-  rotated by its 2-D position. The global 1-D position is added to all of them alike, so inner
-  geometry and outer order stay apart.
+- text: character + causal word + previous word (+ hashed last 2 and last 3 characters), summed; image
+  and audio: the projected patch, rotated by its 2-D position. The global 1-D position is added to all
+  of them alike, so inner geometry and outer order stay apart.
 - Text tables may be narrower than the trunk (`embedding_size`), with one projection after the sum.
 - `scatter_embeddings` runs each embedder once over exactly its own tokens and writes the result
   into the packed rows; padding stays zero.
@@ -22,7 +22,7 @@ EMBEDDING_STD = 0.5
 
 
 class TextEmbedder(nn.Module):
-    """Sum of a character, a causal word and a previous-word embedding.
+    """Sum of a character, a causal word, a previous-word and two hashed character-sequence embeddings.
 
     Args:
         vocab_size: rows of the character table.
@@ -32,6 +32,7 @@ class TextEmbedder(nn.Module):
         embedding_size: width of the tables; None: that of the trunk, without a projection.
         use_words: add the causal word.
         use_previous_words: add the word before it.
+        ngram_buckets: rows of the tables of the last 2 and of the last 3 characters; 0: none.
     """
 
     def __init__(
@@ -43,13 +44,16 @@ class TextEmbedder(nn.Module):
         embedding_size: int | None = None,
         use_words: bool = True,
         use_previous_words: bool = True,
+        ngram_buckets: int = 0,
     ) -> None:
         super().__init__()
         width = embedding_size or hidden_size
         self.character = nn.Embedding(vocab_size, width)
         self.word = nn.Embedding(num_words, width) if use_words else None
         self.previous_word = nn.Embedding(word_vocab_size, width) if use_previous_words else None
-        for table in (self.character, self.word, self.previous_word):
+        self.bigram = nn.Embedding(ngram_buckets, width) if ngram_buckets else None
+        self.trigram = nn.Embedding(ngram_buckets, width) if ngram_buckets else None
+        for table in (self.character, *self._optional_tables()):
             if table is not None:
                 nn.init.normal_(table.weight, std=EMBEDDING_STD)
         self.projection = nn.Linear(width, hidden_size, bias=False) if width != hidden_size else nn.Identity()
@@ -57,13 +61,18 @@ class TextEmbedder(nn.Module):
             nn.init.normal_(self.projection.weight, std=width**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        """features [n, 3] int64 (character, word, previous word) -> [n, hidden_size]."""
+        """features [n, 3] int64 (character, word, previous word) -> [n, hidden_size].
+
+        With `ngram_buckets` they are [n, 5]: the last two columns are buckets of the last 2, 3 characters.
+        """
         embedded = self.character(features[:, 0])
-        if self.word is not None:
-            embedded = embedded + self.word(features[:, 1])
-        if self.previous_word is not None:
-            embedded = embedded + self.previous_word(features[:, 2])
+        for column, table in enumerate(self._optional_tables(), start=1):
+            if table is not None:
+                embedded = embedded + table(features[:, column])
         return self.projection(embedded)
+
+    def _optional_tables(self) -> tuple[nn.Embedding | None, ...]:
+        return self.word, self.previous_word, self.bigram, self.trigram
 
 
 class PatchEmbedder(nn.Module):
