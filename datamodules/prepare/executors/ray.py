@@ -35,6 +35,7 @@ from datamodules.prepare.executors.base import (
     raise_failure,
     refuse_incomplete,
 )
+from datamodules.prepare.executors.worker import compute_with_one_thread
 
 _POLL_SECONDS = 0.25
 
@@ -161,6 +162,7 @@ def _run_task(executor: bytes, rank: int, working_folder: str, import_path: list
     """Run one task in a process of Ray, where paths and imports mean what they mean in the main process."""
     os.chdir(working_folder)
     sys.path.extend(entry for entry in import_path if entry not in sys.path)
+    compute_with_one_thread()
     try:
         dill.loads(executor)._run_for_rank(
             rank, local_rank=1

@@ -102,8 +102,9 @@ class SlurmExecutor(Executor):
             subprocess.run(["scancel", "--quiet", *jobs], check=False, capture_output=True)
 
     def _array(self, stage: Stage, folder: Path, before: _SlurmStage | None) -> _SlurmStage:
-        environment = f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH"
+        programs = shlex.quote(os.path.dirname(sys.executable))
         path = ":".join(shlex.quote(entry or os.getcwd()) for entry in sys.path)
+        environment = f"PATH={programs}:$PATH PYTHONPATH={path} OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1"
         return _SlurmStage(
             stage,
             folder,
@@ -115,7 +116,7 @@ class SlurmExecutor(Executor):
             workers=self.workers or -1,
             job_name=f"onn-{stage.name}",
             qos=None,
-            env_command=f"{self.setup or ':'}; {environment} PYTHONPATH={path}",
+            env_command=f"{self.setup or ':'}; export {environment}",
             sbatch_args=self.sbatch_args,
             max_array_size=self.max_array_size,
             tasks_per_job=self.tasks_per_job,

@@ -7,7 +7,7 @@ Notable:
   into a file; the terminal belongs to the main process.
 - It shares a lock for as long as it lives, so that a resumed run can wait until the last worker of a
   killed one is gone.
-- One thread of computation: the tasks are what runs in parallel.
+- It computes with one thread.
 """
 
 from __future__ import annotations
@@ -67,8 +67,7 @@ def start(setting: WorkerSetting) -> None:
         os.dup2(log, stream.fileno())
     faulthandler.enable()
     fcntl.flock(os.open(setting.lock, os.O_RDWR | os.O_CREAT, 0o666), fcntl.LOCK_SH)
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, if a filter needs it
-    os.environ["NUMBA_NUM_THREADS"] = "1"
+    compute_with_one_thread()
 
 
 def run_task(task: int) -> TaskFailure | None:
@@ -85,6 +84,14 @@ def run_task(task: int) -> TaskFailure | None:
     except Exception as error:
         return TaskFailure.of(task, error)
     return None
+
+
+def compute_with_one_thread() -> None:
+    """The tasks are what runs in parallel; and sums of floats depend on the number of threads."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    if "torch" in sys.modules:  # which has read its environment already
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _end_with_parent() -> None:
