@@ -150,6 +150,23 @@ def test_loaders_with_other_numbers_of_workers_go_on_without_loss(
     assert max(seen.values()) > 1  # some of it in a second epoch
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_from_divided_places_a_resume_is_bit_for_bit_again(tmp_path: Path, num_workers: int) -> None:
+    before = module_of(3).train_dataloader()
+    for _ in islice(before, 7):
+        pass
+    loader = module_of(num_workers).train_dataloader()
+    loader.load_state_dict(before.state_dict())
+    for _ in islice(loader, 3):
+        pass
+    state = through_a_file(loader.state_dict(), tmp_path / "state.pt")
+    assert any(source["runs"] for place in state["places"] for source in place["sources"].values())
+    following = [targets_of(batch) for batch in islice(loader, 15)]
+    resumed = module_of(num_workers).train_dataloader()
+    resumed.load_state_dict(state)
+    assert [targets_of(batch) for batch in islice(resumed, 15)] == following
+
+
 def test_no_worker_and_one_worker_are_the_same_readers() -> None:
     loader = module_of(0).train_dataloader()
     for _ in islice(loader, 7):
