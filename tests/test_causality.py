@@ -31,10 +31,14 @@ mixed = st.one_of(*(st.text(st.sampled_from(alphabet), max_size=10) for alphabet
 )
 
 
-@pytest.fixture(scope="module")
-def module() -> OmniModule:
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"hashed_words": 500}, {"ngram_buckets": 500}],
+    ids=["words", "hashed", "ngrams"],
+)
+def module(request: pytest.FixtureRequest) -> OmniModule:
     torch.manual_seed(0)
-    text = TextModality(max_words=30_000, embedding_size=16)
+    text = TextModality(max_words=30_000, embedding_size=16, **request.param)
     return OmniModule(TrunkConfig(32, 2, 2), [text]).double().eval()
 
 

@@ -9,6 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datamodules.text import DualTokenizer
+from datamodules.text.hashing import buckets_of
 from datamodules.text.segmentation import Segmenter
 from datamodules.text.vocabulary import CharacterVocabulary
 from datamodules.text.words import WordList, jieba_dictionary
@@ -45,26 +47,47 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
-def make_segmenter(words: str) -> tuple[Segmenter, dict[str, tuple[int, int]], int]:
-    """A segmenter, {word: (id, cost)} of the words it can spell, and the cost of the unknown."""
+@dataclass(frozen=True)
+class Known:
+    """What a segmenter should know: {word: (id, cost)}, the cost of the unknown, and where buckets begin."""
+
+    words: dict[str, tuple[int, int]]
+    floor: int
+    first_bucket: int
+    buckets: int
+
+    def bucket(self, text: str) -> int:
+        codes = np.array([ord(character) for character in text], dtype=np.uint32)
+        return self.first_bucket + int(buckets_of(codes, np.array([len(codes)]), self.buckets)[0])
+
+
+def make_segmenter(words: str, max_words: int | None = None, buckets: int = 0) -> tuple[Segmenter, Known]:
+    """A segmenter and what it should know of the words that it can spell."""
     content = words.encode()
-    segmenter = Segmenter(VOCABULARY, lambda: WordList.read(content), hashlib.md5(content).hexdigest())
-    word_list = WordList.read(content)
-    spelled = [
-        (word, count)
-        for word, count in zip(word_list.words, word_list.counts, strict=True)
-        if all(character in VOCABULARY for character in word)
-    ]
-    log_total = math.log(sum(count for _, count in spelled))
-    known = {
-        word: (rank, round((log_total - math.log(count)) * 2**24))
-        for rank, (word, count) in enumerate(spelled, start=1)
-    }
-    return segmenter, known, round(log_total * 2**24)
+
+    def read() -> WordList:
+        return WordList.read(content, max_words=max_words, keep_cut=buckets > 0)
+
+    digest = hashlib.md5(f"{words} {max_words} {buckets}".encode()).hexdigest()
+    segmenter = Segmenter(VOCABULARY, read, digest, buckets)
+    word_list = read()
+    counts = [*zip(word_list.words, word_list.counts, strict=True)]
+    cut = [*zip(word_list.cut, word_list.cut_counts, strict=True)]
+    spelled, cut = (
+        [(word, count) for word, count in part if all(character in VOCABULARY for character in word)]
+        for part in (counts, cut)
+    )
+    log_total = math.log(sum(count for _, count in spelled + cut))
+    known = Known({}, round(log_total * 2**24), 1 + len(spelled), buckets)
+    for rank, (word, count) in enumerate(spelled + cut, start=1):
+        cost = round((log_total - math.log(count)) * 2**24)
+        known.words[word] = (rank if rank <= len(spelled) else known.bucket(word), cost)
+    return segmenter, known
 
 
-def by_definition(prefix: str, known: dict[str, tuple[int, int]], floor: int) -> list[tuple[int, int]]:
+def by_definition(prefix: str, table: Known) -> list[tuple[int, int]]:
     """(start, word id) of the words of the best segmentation of a prefix, by trying every edge."""
+    known, floor = table.words, table.floor
     folded = prefix.lower().replace("’", "'")
     runs = {match.start(): match.end() for match in RUN.finditer(prefix)}
     inside = {i for start, end in runs.items() for i in range(start + 1, end)}
@@ -81,7 +104,10 @@ def by_definition(prefix: str, known: dict[str, tuple[int, int]], floor: int) ->
                 candidates.append((score - cost, start, [*path, (start, word)]))
             elif start in runs and end <= runs[start]:
                 prefixes = [known[piece[:k]][0] for k in range(1, len(piece)) if piece[:k] in known]
-                candidates.append((score - floor, start, [*path, (start, prefixes[-1] if prefixes else 0)]))
+                word = prefixes[-1] if prefixes else 0
+                if table.buckets:
+                    word = table.bucket(piece) if len(piece) > 1 else 0
+                candidates.append((score - floor, start, [*path, (start, word)]))
             elif end - start == 1:
                 candidates.append((score - floor, start, [*path, (start, 0)]))
         top = max(candidates)
@@ -98,19 +124,22 @@ def expected_row(text: str, words: list[tuple[int, int]], num_words: int) -> tup
     return words[-1][1], words[-2][1] or num_words + last_token
 
 
-def check_against_definition(text: str, words: str) -> None:
-    segmenter, known, floor = make_segmenter(words)
+def check_against_definition(text: str, words: str, max_words: int | None = None, buckets: int = 0) -> None:
+    segmenter, known = make_segmenter(words, max_words, buckets)
     causal = segmenter.table(VOCABULARY.encode(text))
     full = causal.full_context()
     tokens_of = [len(VOCABULARY.encode(character)) for character in text]
     rows = [
-        expected_row(text, by_definition(text[: i + 1], known, floor), segmenter.num_words)
-        for i in range(len(text))
+        expected_row(text, by_definition(text[: i + 1], known), segmenter.num_words) for i in range(len(text))
     ]
     expected = [row for row, tokens in zip(rows, tokens_of, strict=True) for _ in range(tokens)]
     assert list(zip(causal.word_ids.tolist(), causal.previous_word_ids.tolist(), strict=True)) == expected
+    stream = segmenter.stream()
+    one_by_one = [stream.advance(VOCABULARY.encode(text)[i : i + 1]) for i in range(len(causal.starts))]
+    for column in ("word_ids", "previous_word_ids", "starts"):
+        assert [int(getattr(row, column)[0]) for row in one_by_one] == getattr(causal, column).tolist()
     if text:
-        starts = [start for start, _ in by_definition(text, known, floor)]
+        starts = [start for start, _ in by_definition(text, known)]
         firsts = np.cumsum([0, *tokens_of])[starts]
         assert np.unique(full.starts).tolist() == firsts.tolist()
 
@@ -125,10 +154,36 @@ def test_every_row_is_what_the_definition_says(text: str) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(text=mixed, words=word_lists)
-def test_every_row_is_what_the_definition_says_for_any_words(text: str, words: dict[str, int]) -> None:
+@given(text=mixed, words=word_lists, max_words=st.none() | st.integers(1, 6), buckets=st.sampled_from([0, 5]))
+def test_every_row_is_what_the_definition_says_for_any_words(
+    text: str, words: dict[str, int], max_words: int | None, buckets: int
+) -> None:
     lines = "".join(f"{word} {count}\n" for word, count in sorted(words.items()))
-    check_against_definition(text, lines + "能 1\n")
+    check_against_definition(text, lines + "能 9999\n", max_words, buckets)
+
+
+@pytest.mark.parametrize("buckets", [0, 7])
+def test_a_long_text_is_the_same_read_whole_in_pieces_and_token_by_token(buckets: int) -> None:
+    """Longer than the blocks that are read at once, with words that lie across their borders."""
+    generator = random.Random(buckets)
+    alphabet = "人工智能,ab'1"
+    words = {"".join(generator.choices(alphabet[:5], k=generator.randint(1, 9))) for _ in range(300)}
+    words |= {"".join(generator.choices(alphabet[5:], k=generator.randint(1, 5))) for _ in range(30)}
+    words |= {"".join(generator.choices(alphabet, k=generator.randint(2, 6))) for _ in range(30)}
+    lines = "".join(f"{word} {generator.randint(1, 99)}\n" for word in sorted(words) if word.strip(","))
+    segmenter, _ = make_segmenter(lines, max_words=200, buckets=buckets)
+    text = "".join(
+        "".join(generator.choices(letters, k=generator.randint(1, 700)))
+        for letters in (alphabet, alphabet[:5], alphabet[5:] + " ", alphabet[:4], "人文𠮷,", "'a ") * 3
+    )
+    char_ids = VOCABULARY.encode(text)
+    whole = segmenter.table(char_ids)
+    for size in (1, 2, 255, 256, 257):
+        stream = segmenter.stream()
+        pieces = [stream.advance(char_ids[i : i + size]) for i in range(0, len(char_ids), size)]
+        for column in ("word_ids", "previous_word_ids", "starts"):
+            joined = np.concatenate([getattr(piece, column) for piece in pieces])
+            assert np.array_equal(joined, getattr(whole, column))
 
 
 def test_the_design_s_example_holds(tokenizer: DualTokenizer) -> None:
