@@ -11,6 +11,7 @@ Notable:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,11 @@ class TokenizeStep(RecordedStep):
         """
         tokenizer = self.tokenizer()
         layout = TokenLayout.of(tokenizer)
-        with ShardWriter(self.folder, f"{task:05d}", layout, self.max_shard_bytes) as writer:
-            for document in documents:
+        documents = iter(documents)
+        first = list(islice(documents, 1))  # a task reads one source
+        source = first[0].metadata["source"] if first else ""
+        with ShardWriter(self.folder, f"{task:05d}", layout, self.max_shard_bytes, source=source) as writer:
+            for document in chain(first, documents):
                 with self.track_time():
                     reason = self._write(document, tokenizer, writer)
                 if reason is None:

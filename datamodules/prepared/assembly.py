@@ -141,6 +141,7 @@ def _gather(shard: Path) -> ShardRecord:
         )
     return ShardRecord(
         name=shard.name,
+        source=index.source,
         bytes=index.bytes,
         sha256=index.sha256,
         index_sha256=_file_sha256(index_path(shard)),

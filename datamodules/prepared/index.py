@@ -77,6 +77,7 @@ class ShardIndex:
 
     Args:
         name: of the shard's file.
+        source: name of the corpus that all of its documents are from.
         bytes, sha256: of the whole file.
         documents, tokens: what it holds.
         modalities: counts by name.
@@ -85,6 +86,7 @@ class ShardIndex:
     """
 
     name: str
+    source: str
     bytes: int
     sha256: str
     documents: int
@@ -115,6 +117,7 @@ class ShardIndex:
             batches = data["batches"]
             index = cls(
                 name=data["name"],
+                source=data["source"],
                 bytes=data["bytes"],
                 sha256=data["sha256"],
                 documents=data["documents"],
@@ -150,6 +153,7 @@ class ShardIndex:
             and all(end <= start for end, start in zip([0, *ends], [*self.starts, self.bytes], strict=True))
             and all(size > 0 for size in self.sizes)
             and self.name == name
+            and isinstance(self.source, str)
             and self.document_ends[-1:] == array("q", [self.documents])
             and self.token_ends[-1:] == array("q", [self.tokens])
             and sum(count.tokens for count in self.modalities.values()) == self.tokens
@@ -158,6 +162,7 @@ class ShardIndex:
 
 def index_content(
     name: str,
+    source: str,
     size: int,
     sha256: str,
     modalities: Mapping[str, ModalityCount],
@@ -167,12 +172,14 @@ def index_content(
 
     Args:
         name, size, sha256: of the shard's file.
+        source: of its documents.
         modalities: counts by name.
         batches: in the order of the file.
     """
     data: dict[str, Any] = {
         "version": INDEX_VERSION,
         "name": name,
+        "source": source,
         "bytes": size,
         "sha256": sha256,
         "documents": sum(batch.documents for batch in batches),

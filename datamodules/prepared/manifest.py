@@ -71,6 +71,7 @@ class ShardRecord:
 
     Args:
         name: of its file.
+        source: name of the corpus that its documents are from.
         bytes, sha256: of the file.
         index_sha256: of the index beside it.
         documents, tokens: what it holds.
@@ -78,6 +79,7 @@ class ShardRecord:
     """
 
     name: str
+    source: str
     bytes: int
     sha256: str
     index_sha256: str
@@ -212,6 +214,7 @@ def _shard_record(data: dict[str, Any]) -> ShardRecord:
     record = ShardRecord(**{**data, "modalities": counts})
     if not _FILE_NAME.fullmatch(_of(str, record.name)) or not record.name.endswith(SHARD_SUFFIX):
         raise TypeError(f"shard name {record.name!r}")
+    _of(str, record.source)
     for number in (record.bytes, record.documents, record.tokens):
         if _of(int, number) < 0:
             raise TypeError(f"{number} in shard {record.name}")

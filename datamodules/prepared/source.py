@@ -50,12 +50,16 @@ class PreparedSource(Source):
         path: a prepared data set, or a folder of them; names that are hidden or end in `.partial` are not
             looked at, nor are folders without a manifest.
         weight: share of the tokens of the training mixture.
+        source: only the documents of this one of the sources that were prepared together; None: all.
         follow: the folder may grow while it is read; every document is then read once, not in epochs.
     """
 
-    def __init__(self, path: str | Path, weight: float = 1.0, follow: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, weight: float = 1.0, source: str | None = None, follow: bool = False
+    ) -> None:
         super().__init__(weight)
         self.path = Path(path)
+        self.source = source
         self.follow = follow
         self._refused: set[str] = set()
         self._expected: str | None = None  # fingerprint of the tokenizer
@@ -90,7 +94,8 @@ class PreparedSource(Source):
     def __len__(self) -> int:
         parts = self._parts
         if not parts.documents and not self.follow:
-            raise ValueError(f"prepared data '{self.path}' holds no document: prepare another corpus")
+            what = "no document" if self.source is None else f"no document of source '{self.source}'"
+            raise ValueError(f"prepared data '{self.path}' holds {what}: prepare another corpus")
         return parts.documents
 
     def __getitem__(self, index: int) -> Document:
@@ -181,7 +186,10 @@ class PreparedSource(Source):
     def _add(self, folder: Path, parts: _Parts) -> None:
         manifest = Manifest.read(folder)
         self._check_tokenizer(folder, manifest)
-        parts.add(folder, manifest)
+        if self.source is not None and self.source not in manifest.sources:
+            raise ValueError(f"'{folder}' has no source '{self.source}', it has {manifest.sources}")
+        chosen = [shard for shard in manifest.shards if self.source in (None, shard.source)]
+        parts.add(folder, manifest, chosen)
 
     def _check_tokenizer(self, folder: Path, manifest: Manifest) -> None:
         if "text" not in manifest.totals:
@@ -243,13 +251,14 @@ class _Parts:
     shard_ends: list[int] = field(default_factory=list)
     documents: int = 0
 
-    def add(self, folder: Path, manifest: Manifest) -> None:
-        """Put a set at the end."""
+    def add(self, folder: Path, manifest: Manifest, shards: Sequence[ShardRecord]) -> None:
+        """Put the chosen shards of a set at the end."""
+        before = self.documents
         self.folders[folder.name] = (folder, manifest)
         self.layouts[folder] = manifest.layout
-        for shard in manifest.shards:
+        for shard in shards:
             self.documents += shard.documents
             self.shards.append((folder, shard))
             self.shard_ends.append(self.documents)
-        if manifest.documents:
+        if self.documents > before:
             self.part_ends.append(self.documents)

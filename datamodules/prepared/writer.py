@@ -48,6 +48,7 @@ class ShardWriter:
         layout: of the tokens.
         max_shard_bytes: a shard is closed when it is at least this large.
         batch_bytes: a record batch is closed when it is about this large: what one read checks at once.
+        source: name of the corpus that the documents are from.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ShardWriter:
         layout: TokenLayout,
         max_shard_bytes: int = MAX_SHARD_BYTES,
         batch_bytes: int = BATCH_BYTES,
+        source: str = "",
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +69,7 @@ class ShardWriter:
         self.layout = layout
         self.max_shard_bytes = max_shard_bytes
         self.batch_bytes = batch_bytes
+        self.source = source
         self.shards: list[Path] = []
         """Finished ones."""
         self._waiting = RowBuilder(layout)
@@ -133,7 +136,7 @@ class ShardWriter:
         assert self._shard is not None
         shard, self._shard = self._shard, None
         counts, self._counts = self._counts, {}
-        self.shards.append(shard.finish(counts))
+        self.shards.append(shard.finish(self.source, counts))
 
 
 class _ShardFile:
@@ -173,7 +176,7 @@ class _ShardFile:
             BatchRecord(start, message.size, zlib.crc32(message), documents=len(rows.ids), tokens=rows.tokens)
         )
 
-    def finish(self, counts: dict[str, ModalityCount]) -> Path:
+    def finish(self, source: str, counts: dict[str, ModalityCount]) -> Path:
         """Give shard and index their names."""
         try:
             self._arrow.close()
@@ -182,6 +185,6 @@ class _ShardFile:
             raise
         self.file.commit()
         path = self.file.path
-        index = index_content(path.name, self.size, self._digest.hexdigest(), counts, self._batches)
+        index = index_content(path.name, source, self.size, self._digest.hexdigest(), counts, self._batches)
         write_durably(index_path(path), index)
         return path

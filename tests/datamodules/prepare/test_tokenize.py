@@ -140,3 +140,26 @@ def test_the_step_is_small_plain_data_until_it_runs(
 def test_a_task_without_documents_writes_no_shard(tmp_path: Path) -> None:
     assert run(TokenizeStep(tmp_path), []).kept == 0
     assert contents(tmp_path) == {}
+
+
+def test_sources_prepared_together_can_be_read_one_by_one(tmp_path: Path) -> None:
+    step = TokenizeStep(tmp_path / "shards")
+    for task, source in enumerate(("web", "books", "web")):
+        documents = [
+            pack([Item("text", text=f"{source} {task} {n}")], f"{task}.{n}", source) for n in range(3)
+        ]
+        run(step, documents, task)
+    run(step, [], task=3)  # all of it was filtered out
+    write_manifest(tmp_path, step.tokenizer(), sources=["web", "books", "none"], records=[], config={})
+    decode = step.tokenizer().decode
+    texts = {
+        name: [decode(document[0][1].char_ids) for document in map(source.__getitem__, range(len(source)))]
+        for name, source in ((name, PreparedSource(tmp_path, source=name)) for name in ("web", "books", None))
+    }
+    assert texts["web"] == [f"web {task} {n}" for task in (0, 2) for n in range(3)]
+    assert texts["books"] == [f"books 1 {n}" for n in range(3)]
+    assert texts[None] == texts["web"][:3] + texts["books"] + texts["web"][3:]
+    with pytest.raises(ValueError, match=r"no source 'wep', it has \['web', 'books', 'none'\]"):
+        len(PreparedSource(tmp_path, source="wep"))
+    with pytest.raises(ValueError, match="holds no document of source 'none'"):
+        len(PreparedSource(tmp_path, source="none"))

@@ -222,7 +222,7 @@ def test_a_shard_with_right_checksums_but_other_columns_is_refused(
     path = tmp_path / "00000-000.arrow"
     path.write_bytes(message.to_pybytes())
     record = BatchRecord(0, message.size, zlib.crc32(message), documents=1, tokens=0)
-    index_path(path).write_bytes(index_content(path.name, message.size, "", {}, [record]))
+    index_path(path).write_bytes(index_content(path.name, "", message.size, "", {}, [record]))
     with pytest.raises(DamagedDataError, match=r"record batch 0 .* is not what a prepared data set holds"):
         Shard(path, layout).document(0)
 
