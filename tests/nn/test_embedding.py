@@ -63,3 +63,11 @@ def test_text_is_the_sum_of_the_tables_in_use(
         expected = expected @ embedder.projection.weight.T
     torch.testing.assert_close(embedder(features), expected)
     assert embedder(features).shape == (2, 8)
+
+
+def test_tables_of_the_last_two_and_three_characters_are_added() -> None:
+    embedder = TextEmbedder(7, 5, 9, 8, ngram_buckets=3)
+    features = torch.tensor([[6, 4, 8, 2, 0], [0, 0, 0, 1, 2]])
+    tables = (embedder.character, embedder.word, embedder.previous_word, embedder.bigram, embedder.trigram)
+    expected = sum(table.weight[features[:, column]] for column, table in enumerate(tables))
+    torch.testing.assert_close(embedder(features), expected)

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from datamodules.text import TextModality
+from onn_lightning import OmniModule
 from onn_lightning.document import encode_document
 from onn_lightning.modality import BadSampleError
+from onn_lightning.nn import TrunkConfig
+
+OPTIONS = [{}, {"hashed_words": 9}, {"ngram_buckets": 64}, {"hashed_words": 9, "ngram_buckets": 64}]
+mixed = st.text(alphabet="天下大势分久ab’' 1𠮷\U00012345", max_size=8)
+
+
+@pytest.fixture(scope="module")
+def word_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("words")
+    words = folder / "words.txt"
+    words.write_text("天下 5\n大势 3\n分久 2\nab 2\n", "utf-8")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("ONN_CACHE_DIR", str(folder / "cache"))
+        yield words
+
+
+@pytest.fixture(params=OPTIONS, ids=str)
+def optional(word_file: Path, request: pytest.FixtureRequest) -> TextModality:
+    return TextModality(words=str(word_file), embedding_size=8, max_words=2, **request.param)
 
 
 @pytest.fixture
@@ -47,10 +70,68 @@ def test_what_is_not_text_is_a_bad_sample(custom: TextModality, raw: object) -> 
         custom.encode(raw)
 
 
-def test_a_stream_continues_the_features_of_a_segment(custom: TextModality) -> None:
-    features = custom.encode("天下大势").features
-    stream = custom.stream("天")
-    assert [[char, *stream.push(char)] for char in features[1:, 0].tolist()] == features[1:].tolist()
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prefix=mixed, following=mixed)
+def test_a_stream_continues_the_features_of_a_segment(
+    optional: TextModality, prefix: str, following: str
+) -> None:
+    features = optional.encode(prefix + following).features
+    start = len(optional.encode(prefix))
+    stream = optional.stream(prefix)
+    rows = [[char, *stream.push(char)] for char in features[start:, 0].tolist()]
+    assert rows == features[start:].tolist()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prefix=mixed, one=mixed, other=mixed)
+def test_what_follows_moves_no_earlier_feature(
+    optional: TextModality, prefix: str, one: str, other: str
+) -> None:
+    shared = len(optional.encode(prefix))
+    first, second = (optional.encode(prefix + rest).features[:shared] for rest in (one, other))
+    assert torch.equal(first, second)
+
+
+def test_ngram_columns_follow_the_words_and_begin_anew_in_every_text(word_file: Path) -> None:
+    plain, more = (TextModality(words=str(word_file), ngram_buckets=buckets) for buckets in (0, 2**20))
+    features = more.encode("天下天下").features
+    assert torch.equal(features[:, :3], plain.encode("天下天下").features)
+    assert features.shape == (4, 5)
+    assert features[1, 3] == features[3, 3] and features[1, 4] != features[3, 4]
+    assert torch.equal(more.encode("下天下").features[1:2, 3], features[2:3, 3])
+    assert torch.equal(more.encode("天").features[0], features[0])
+    assert more.opening_segment().features.shape == (1, 5)
+    encoding = more.tokenizer.encode("天下天下")  # as a prepared data set hands it over
+    assert torch.equal(more.encode(encoding).features, features)
+
+
+def test_every_option_trains_its_own_tables_and_comes_back_from_a_checkpoint(
+    optional: TextModality, tmp_path: Path
+) -> None:
+    trunk = TrunkConfig(hidden_size=16, num_layers=1, num_heads=2)
+    module = OmniModule(trunk, [optional])
+    path = tmp_path / "module.ckpt"
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    loaded = OmniModule.load_from_checkpoint(path)
+    text = "分久ab天xyz下大势"
+    again = loaded.modalities["text"].encode(text)
+    assert torch.equal(again.features, optional.encode(text).features)
+    assert loaded.modalities["text"].assets() == optional.assets()
+    names = {name for name, _ in loaded.embedders["text"].named_parameters()}
+    assert ("trigram.weight" in names) == bool(optional.ngram_buckets)
+    embedded = loaded.embedders["text"](again.features)
+    embedded.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in loaded.embedders["text"].parameters())
+    assert loaded.generate([("text", text)], max_new_tokens=3) == module.generate(
+        [("text", text)], max_new_tokens=3
+    )
+
+
+def test_a_number_of_buckets_out_of_range_is_refused(word_file: Path) -> None:
+    with pytest.raises(ValueError, match="ngram_buckets"):
+        TextModality(words=str(word_file), ngram_buckets=-1)
 
 
 def test_embedder_and_head_fit_the_features(custom: TextModality) -> None:

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.text import DualTokenizer
@@ -110,6 +111,74 @@ def test_every_part_changes_the_fingerprint(small_tokenizer) -> None:
     assert len({tokenizer.fingerprint for tokenizer in made}) == len(made)
     assert small_tokenizer().fingerprint == made[0].fingerprint
     assert made[1].num_words == 4
+
+
+def test_words_beyond_max_words_are_words_with_shared_ids_if_hashed(small_tokenizer) -> None:
+    words = "甲 50\n乙 40\n甲乙 30\n丙丁 20\n戊 5\n"
+    cut, hashed = small_tokenizer(words, max_words=3), small_tokenizer(words, max_words=3, hashed_words=4)
+    assert cut.segment("丙丁戊") == ["丙", "丁", "戊"]
+    assert hashed.segment("丙丁戊") == ["丙丁", "戊"]
+    assert hashed.num_words == cut.num_words + 4 == 8
+    first_bucket = cut.num_words
+    ids = hashed.encode("甲乙丙丁戊")
+    assert ids.word_ids[:2].tolist() == [1, 3]
+    assert ids.word_ids[2] == 0  # 丙 alone is no word
+    assert ids.word_ids[3] >= first_bucket
+    assert ids.previous_word_ids[4] == ids.word_ids[3]
+    assert ids.word_ids[4] == 0  # a lone character says who it is better than a bucket would
+    assert hashed.word_vocab_size == 8 + hashed.vocab_size
+
+
+def test_an_unknown_run_of_letters_has_the_bucket_of_what_is_written_of_it(small_tokenizer) -> None:
+    tokenizer = small_tokenizer(hashed_words=1000)
+    plain = small_tokenizer()
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text).word_ids.tolist()
+
+    assert ids("ab") == plain.encode("ab").word_ids.tolist()  # a known word
+    assert ids("don't") != ids("don'x")
+    assert ids("zebra")[:3] == ids("zebu")[:3] and ids("zebra")[3] != ids("zebu")[3]
+    assert ids("Zebra") == ids("zebra")
+    assert ids("zebra")[0] == 0
+    assert all(index >= plain.num_words for index in ids("zebra")[1:])
+    assert tokenizer.encode("zebra ").previous_word_ids[-1] == ids("zebra")[-1]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=any_mix | st.text(alphabet="ab don't人工智能12𠮷", max_size=20), hashed_words=st.sampled_from([0, 3])
+)
+def test_the_previous_word_follows_from_word_ids_and_starts(
+    small_tokenizer, text: str, hashed_words: int
+) -> None:
+    """On this a prepared data set relies, which keeps no previous-word ids."""
+    tokenizer = small_tokenizer(max_words=5, hashed_words=hashed_words)
+    encoding = tokenizer.encode(text)
+    last = np.where(encoding.word_ids, encoding.word_ids, tokenizer.num_words + encoding.char_ids)
+    previous = [last[start - 1] if start else 0 for start in encoding.starts]
+    assert encoding.previous_word_ids.tolist() == previous
+
+
+def test_buckets_are_part_of_the_fingerprint_and_none_changes_nothing(small_tokenizer) -> None:
+    made = [small_tokenizer(), small_tokenizer(hashed_words=8), small_tokenizer(hashed_words=9)]
+    assert len({tokenizer.fingerprint for tokenizer in made}) == 3
+    again = pickle.loads(pickle.dumps(made[1]))
+    assert again.fingerprint == made[1].fingerprint and again.num_words == made[1].num_words
+    for bad in (-1, 2**24 + 1):
+        with pytest.raises(ValueError, match="hashed_words"):
+            small_tokenizer(hashed_words=bad)
+
+
+def test_full_context_comes_from_the_same_encoding(tokenizer: DualTokenizer) -> None:
+    text = "人工智能 and don't 三国演义"
+    causal, full = tokenizer.encode(text), tokenizer.encode(text, full_context=True)
+    again = causal.full_context()
+    assert all(np.array_equal(column, vars(full)[name]) for name, column in vars(again).items())
+    assert np.array_equal(causal.full_context_word_ids(), full.word_ids)
+    for broken in (replace(causal, starts=None), replace(causal, starts=causal.starts + 1)):
+        with pytest.raises(ValueError, match="from its beginning"):
+            broken.full_context()
 
 
 def test_words_that_no_vocabulary_can_spell_are_an_error(small_tokenizer) -> None:
