@@ -58,13 +58,6 @@ def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return contents(output)
 
 
-def stopped(config: dict[str, Any], onn: Onn) -> None:
-    """Leave an unfinished preparation: the second broken line in a row stops it."""
-    code, _, err = onn({**config, "max_consecutive_bad": 1, "executor": None}, "--workers", "1")
-    assert code == 1, err
-    assert Path(f"{config['output']}.partial", "config.json").exists()
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_number_of_workers_does_not_change_a_byte(
     corpus: Path, expected: dict[str, bytes], tmp_path: Path, onn: Onn, workers: int
@@ -149,6 +142,22 @@ def test_a_killed_worker_is_named_with_its_file_and_the_run_can_be_resumed(
     interrupted = contents(tmp_path / "out")
     assert onn(config, "--overwrite")[0] == 0
     assert contents(tmp_path / "out") == interrupted
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_all_its_processes_and_says_how_to_go_on(
+    corpus: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = start(config_of(corpus, tmp_path / "out"))
+    while not list(tmp_path.glob("out.partial/stages/collect/completions/*")):
+        time.sleep(0.01)
+    if number == signal.SIGINT:
+        os.killpg(run.pid, number)  # as a terminal does
+    else:
+        run.send_signal(number)
+    ended, _, err = finished(run, seconds=10)  # reads stderr until the last process has closed it
+    assert ended == code, err
+    assert f"what is complete is kept in {tmp_path / 'out.partial'}; go on with --resume" in err
 
 
 def test_too_many_bad_samples_in_a_row_stop_the_job_and_a_higher_limit_goes_on(
