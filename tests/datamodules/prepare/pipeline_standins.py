@@ -34,15 +34,17 @@ class Write(PipelineStep):  # type: ignore[misc]
 
 
 class Fail(PipelineStep):  # type: ignore[misc]
-    """Fails in one task, in a way."""
+    """Fails in one task, in a way; where a marker is given, only before that is there."""
 
-    def __init__(self, task: int, how: str) -> None:
+    def __init__(self, task: int, how: str, marker: Path | None = None) -> None:
         super().__init__()
-        self.task, self.how = task, how
+        self.task, self.how, self.marker = task, how, marker
 
     def run(self, data: Iterable[Document] | None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         yield from data or ()
-        if rank == self.task:
+        if rank == self.task and (self.marker is None or not self.marker.exists()):
+            if self.marker is not None:
+                self.marker.touch()
             if self.how == "raise":
                 raise ZeroDivisionError("seven by nothing")
             if self.how == "unpicklable":

@@ -158,10 +158,12 @@ def test_ray_runs_stages_in_order_names_failures_and_starts_killed_tasks_again(t
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        stages = [stage("one", Write(tmp_path)), stage("two", Write(tmp_path), tasks=2)]
+        killed = Fail(1, "kill", marker=tmp_path / "killed")
+        stages = [stage("one", Write(tmp_path), killed), stage("two", Write(tmp_path), tasks=2)]
         RayExecutor().run(stages, tmp_path / "stages", watcher := Watcher())
         assert watcher.begun == [("one", []), ("two", [])]
         assert sorted(watcher.completed) == [0, 0, 1, 1, 2, 3]
+        assert (tmp_path / "killed").exists()
 
         RayExecutor().run(stages, tmp_path / "stages", again := Watcher())
         assert again.begun == [("one", [0, 1, 2, 3]), ("two", [0, 1])] and not again.completed
@@ -172,8 +174,32 @@ def test_ray_runs_stages_in_order_names_failures_and_starts_killed_tasks_again(t
         ray.shutdown()
 
 
+needs_slurm = pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no Slurm here")
+
+
+@needs_slurm
+def test_slurm_jobs_of_a_killed_run_are_not_doubled(tmp_path: Path) -> None:
+    job = subprocess.run(["sbatch", "--parsable", "--wrap", "sleep 60"], capture_output=True, text=True)
+    number = job.stdout.strip()
+    try:
+        (tmp_path / "slurm_jobs.json").write_text(f"[{number}]")
+        message = error_of(SlurmExecutor(partition="main"), [stage("one", Write(tmp_path))], tmp_path)
+        assert message.startswith(
+            f"Slurm jobs {number} of an earlier run of this preparation are still queued"
+        )
+        assert f"scancel {number}" in message
+    finally:
+        subprocess.run(["scancel", number], check=True)
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="there is a Slurm here")
+def test_where_there_is_no_slurm_it_is_said(tmp_path: Path) -> None:
+    message = error_of(SlurmExecutor(partition="main"), [stage("one", Write(tmp_path))], tmp_path)
+    assert message.startswith("SlurmExecutor: there is no `sbatch` here")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no Slurm here")
+@needs_slurm
 def test_slurm_runs_stages_in_order_and_names_failures(tmp_path: Path) -> None:
     executor = SlurmExecutor(partition="main", mem_per_cpu_gb=1, poll_seconds=0.5)
     stages = [stage("one", Write(tmp_path)), stage("two", Write(tmp_path), tasks=2)]
