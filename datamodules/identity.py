@@ -30,7 +30,8 @@ def identity_of(stream: TrainStream) -> dict[str, Any]:
             "max_pixels_per_batch": stream.read.max_pixels,
         },
         "documents": {
-            name: _FOLLOWED if source.follows else len(source) for name, source in stream.sources.items()
+            name: _FOLLOWED if source.follows else source.fingerprint()
+            for name, source in stream.sources.items()
         },
         "modalities": {name: modality.fingerprint() for name, modality in stream.read.modalities.items()},
     }
@@ -65,13 +66,21 @@ def check_followed(places: Sequence[ReaderPlace], sources: Mapping[str, Source])
         if not source.follows:
             continue
         source.refresh()
-        known = max(place.sources[name].documents for place in places)
+        place = max((place.sources[name] for place in places), key=lambda place: place.documents)
+        known = place.documents
         ends = source.block_ends
         if known and (known > len(source) or ends[bisect_left(ends, known)] != known):
             raise ValueError(
                 f"cannot resume the data stream: source '{name}' had {known} documents when the checkpoint "
                 f"was written, now it has {len(source)} in {len(ends)} part(s), and no part ends where "
                 "those did: a part was removed or replaced; restore it, or start a new run from the weights"
+            )
+        if known and source.fingerprint(known) != place.fingerprint:
+            raise ValueError(
+                f"cannot resume the data stream: the first documents of source '{name}' were "
+                f"{place.fingerprint} when the checkpoint was written, now they are "
+                f"{source.fingerprint(known)}: a part was replaced, or put before others; restore them, or "
+                "start a new run from the weights"
             )
 
 

@@ -96,8 +96,9 @@ class Cursor:
     def place(self) -> SourcePlace:
         """Where this cursor stands."""
         runs = self._runs if self._open is None else (self._open, *self._runs)
-        limit = self._row.limit
-        return SourcePlace(tuple(self._lanes), tuple(runs), self.served, 0 if limit is None else limit)
+        known = self._row.limit or 0
+        fingerprint = self.source.fingerprint(known) if known else ""
+        return SourcePlace(tuple(self._lanes), tuple(runs), self.served, known, fingerprint)
 
     def has_more(self) -> bool:
         """Whether there is a document to read now; looks for new ones, though not all the time."""

@@ -55,13 +55,15 @@ class SourcePlace:
         lanes: documents not read yet; the last lane has no end.
         runs: what is left of documents read in part, and to be given before any other.
         served: tokens given so far, each divided by the weight it was given at.
-        documents: how many documents the reader knew of.
+        documents: how many documents the reader knew of, of a source that grows; 0 of others.
+        fingerprint: of these documents.
     """
 
     lanes: tuple[Lane, ...]
     runs: tuple[Run, ...] = ()
     served: float = 0.0
     documents: int = 0
+    fingerprint: str = ""
 
     def plain(self) -> dict[str, Any]:
         return {
@@ -69,6 +71,7 @@ class SourcePlace:
             "runs": [[run.position, run.first, run.stop] for run in self.runs],
             "served": self.served,
             "documents": self.documents,
+            "fingerprint": self.fingerprint,
         }
 
     @classmethod
@@ -78,6 +81,7 @@ class SourcePlace:
             tuple(Run(*run) for run in state["runs"]),
             state["served"],
             state["documents"],
+            state["fingerprint"],
         )
 
 
@@ -180,12 +184,13 @@ def _divided_source(
     runs = [run for place in places for run in place.runs] + [run for part in buffered for run in part]
     runs.sort(key=lambda run: (run.position, run.first))
     documents = [_joined(group) for _, group in groupby(runs, key=lambda run: run.position)]
-    known = max(place.documents for place in places)
+    furthest = max(places, key=lambda place: place.documents)
     return [
         SourcePlace(
             lanes=(*shares[reader], Lane(front + reader, readers)),
             runs=tuple(run for document in documents[reader::readers] for run in document),
-            documents=known,
+            documents=furthest.documents,
+            fingerprint=furthest.fingerprint,
         )
         for reader in range(readers)
     ]

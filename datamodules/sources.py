@@ -77,6 +77,14 @@ class Source(ABC):
             ValueError: naming both sides, e.g. the fingerprints of two tokenizers.
         """
 
+    def fingerprint(self, documents: int | None = None) -> str:
+        """What the first so many documents are, as far as that is known without reading them.
+
+        Args:
+            documents: how many; None: all. Of a source that grows, those that some block ends with.
+        """
+        return str(len(self) if documents is None else documents)
+
     @property
     def block_ends(self) -> Sequence[int]:
         """Ends of the blocks of documents that are shuffled each by itself; the last is `len(self)`.

@@ -12,6 +12,7 @@ Notable:
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from bisect import bisect_right
@@ -136,6 +137,17 @@ class PreparedSource(Source):
             for folder, manifest in self._parts.folders.values():
                 self._check_tokenizer(folder, manifest)
 
+    def fingerprint(self, documents: int | None = None) -> str:
+        """Their number, and a digest of the checksums of their shards."""
+        parts = self._parts
+        number = parts.documents if documents is None else documents
+        if number not in parts.fingerprints:
+            digest = hashlib.sha256()
+            for _, shard in parts.shards[: bisect_right(parts.shard_ends, number)]:
+                digest.update(shard.sha256.encode())
+            parts.fingerprints[number] = f"{number} ({digest.hexdigest()[:16]})"
+        return parts.fingerprints[number]
+
     @property
     def block_ends(self) -> Sequence[int]:
         return tuple(self._parts.part_ends) if self.follow else (len(self),)
@@ -242,6 +254,7 @@ class _Parts:
         shards: folder and record of every shard.
         shard_ends: documents in all shards up to and including each.
         documents: in all.
+        fingerprints: of the first so many documents.
     """
 
     folders: dict[str, tuple[Path, Manifest]] = field(default_factory=dict)
@@ -250,6 +263,7 @@ class _Parts:
     shards: list[tuple[Path, ShardRecord]] = field(default_factory=list)
     shard_ends: list[int] = field(default_factory=list)
     documents: int = 0
+    fingerprints: dict[int, str] = field(default_factory=dict)
 
     def add(self, folder: Path, manifest: Manifest, shards: Sequence[ShardRecord]) -> None:
         """Put the chosen shards of a set at the end."""

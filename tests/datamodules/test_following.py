@@ -226,6 +226,41 @@ def test_prepared_sets_that_are_added_are_read_once_and_resumed_with_other_worke
     assert max(seen.values()) == 1 and len(seen) == 50
 
 
+def test_a_set_that_was_put_before_known_ones_between_two_runs_is_refused(tmp_path: Path) -> None:
+    text = TextModality(max_words=50)
+
+    def loader() -> TrainLoader:
+        module = OmniDataModule(
+            [text], {"sets": PreparedSource(tmp_path, follow=True)}, row_length=8, rows_per_batch=1
+        )
+        module.setup("fit")
+        return module.train_dataloader()
+
+    for first in (10, 20):
+        prepare(tmp_path, text, first, 10)
+    running = loader()
+    next(iter(running))
+    prepare(tmp_path, text, 0, 10)  # as many documents as those have that it is put before
+    with pytest.raises(ValueError, match=r"first documents of source 'sets' were 20 \(.*put before others"):
+        loader().load_state_dict(running.state_dict())
+
+
+def test_data_prepared_anew_with_as_many_documents_are_other_data(tmp_path: Path) -> None:
+    text = TextModality(max_words=50)
+    prepare(tmp_path / "old", text, 0, 10)
+    prepare(tmp_path / "new", text, 20, 10)
+
+    def loader(name: str) -> TrainLoader:
+        module = OmniDataModule([text], {"sets": PreparedSource(tmp_path / name)}, row_length=8)
+        module.setup("fit")
+        return module.train_dataloader()
+
+    running = loader("old")
+    next(iter(running))
+    with pytest.raises(ValueError, match=r"saved with documents of source 'sets' = 10 \(.*now it is 10 \("):
+        loader("new").load_state_dict(running.state_dict())
+
+
 def test_half_a_line_waits_for_its_other_half_and_lines_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     source = GrowingJsonLines(path)
