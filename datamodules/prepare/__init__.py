@@ -2,5 +2,5 @@
 
 `readers/` turn files into documents, `filters/` judge them, `deduplication.py` finds copies, `tokenize.py`
 writes shards (`datamodules.prepared` is their format); `plan.py` divides the work, `pipeline.py` puts
-the stages together, `executors.py` runs them. What a training run reads never imports this package.
+the stages together, `executors/` run them. What a training run reads never imports this package.
 """

@@ -66,12 +66,14 @@ class TokenizerArguments:
         words: path of a word list in jieba's format; None: jieba's dictionary.
         user_words: path of words to add or change.
         max_words: keep this many words; None: all.
+        hashed_words: word ids that rare and unknown words share by their hash.
     """
 
     vocabulary: str | None = None
     words: str | None = None
     user_words: str | None = None
     max_words: int | None = None
+    hashed_words: int = 0
 
 
 class Preparation:
@@ -90,7 +92,7 @@ class Preparation:
         max_consecutive_bad: bad samples in a row in one source that stop the job: something else must be
             wrong then.
     Raises:
-        ValueError: if there is no source, or a number is not positive.
+        ValueError: if there is no source, no name of an output, or a number is not positive.
     """
 
     def __init__(
@@ -111,6 +113,8 @@ class Preparation:
             if locals()[name] < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {locals()[name]}")
         self.output = Path(output)
+        if self.output.name in ("", ".."):
+            raise ValueError(f"`output` is '{output}': name the folder that shall be made")
         self.sources = dict(sources)
         self.filters = list(filters or ())
         self.deduplication = deduplication

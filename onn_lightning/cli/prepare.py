@@ -10,6 +10,7 @@ Notable:
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -112,7 +113,9 @@ def main(arguments: list[str]) -> int:
     try:
         summary = preparation.run(options.resume, options.overwrite)
     except (KeyboardInterrupt, SystemExit):
-        sys.stderr.write(f"what is complete is kept in {preparation.output}.partial; go on with --resume\n")
+        kept = f"{preparation.output}.partial"
+        if os.path.exists(kept):
+            sys.stderr.write(f"what is complete is kept in {kept}; go on with --resume\n")
         raise
     for line in summary.lines():
         sys.stdout.write(f"{line}\n")

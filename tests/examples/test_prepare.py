@@ -78,9 +78,12 @@ def test_on_a_cluster_the_bytes_are_the_same_as_on_a_laptop(tmp_path: Path, exec
     laptop = config(tmp_path)
     assert onn(tmp_path, "--config", laptop, "--output", "here").returncode == 0
     over = yaml.safe_load((EXAMPLE / f"{executor}.yaml").read_text())
-    over["executor"]["init_args"] |= (
-        {"num_cpus": 2} if executor == "ray" else {"poll_seconds": 0.5, "mem_per_cpu_gb": 1}
-    )
+    if executor == "ray":
+        over["executor"]["init_args"]["num_cpus"] = 2
+    else:
+        listed = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
+        partition = listed.stdout.split()[0]
+        over["executor"]["init_args"] |= {"partition": partition, "poll_seconds": 0.5, "mem_per_cpu_gb": 1}
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(over))
     run = onn(tmp_path, "--config", laptop, "--config", "cluster.yaml", "--output", "there")
     assert run.returncode == 0, run.stderr

@@ -57,7 +57,7 @@ class LocalExecutor(Executor):
 
     def run(self, stages: Sequence[Stage], folder: Path, progress: Progress) -> None:
         logger.disable("datatrove")  # in this process; the workers log into files
-        workers = self.workers or len(os.sched_getaffinity(0))
+        workers = self.workers or _cpus()
         _start_fork_server()
         for stage in stages:
             _LocalStage(stage, folder, workers, progress).run()
@@ -150,6 +150,11 @@ class _RememberingContext(ForkServerContext):
         process = ForkServerProcess(*args, **kwargs)
         self.processes.append(process)
         return process
+
+
+def _cpus() -> int:
+    """CPUs that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_fork_server() -> None:
