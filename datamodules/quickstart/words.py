@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from datamodules.quickstart.part import Part, Workplace
+from datamodules.text.words import most_frequent, word_lines
 
 MOST_FREQUENT = 4_000
 
@@ -44,15 +45,9 @@ def chinese_counts(texts: list[str]) -> Counter[str]:
 def _build(workplace: Workplace) -> dict[str, int]:
     train = workplace.finished / "train"
     english, chinese = english_counts(_read(train / "en")), chinese_counts(_read(train / "zh"))
-    chosen = _most_frequent(english) + _most_frequent(chinese)
-    chosen.sort(key=lambda entry: (-entry[1], entry[0]))
-    lines = "".join(f"{word} {count}\n" for word, count in chosen)
-    (workplace.stage / "words.txt").write_text(lines, encoding="utf-8", newline="\n")
+    chosen = dict(most_frequent(english, MOST_FREQUENT) + most_frequent(chinese, MOST_FREQUENT))
+    (workplace.stage / "words.txt").write_bytes(word_lines(most_frequent(chosen, len(chosen))))
     return {"words": len(chosen)}
-
-
-def _most_frequent(counts: Counter[str]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_FREQUENT]
 
 
 def _read(folder: Path) -> list[str]:

@@ -60,6 +60,10 @@ class ForwardTable:
         """The word ids of `full_context` alone."""
         return self._traced_back(self.word_ids)
 
+    def firsts(self) -> Ids:
+        """Index of the first token of every word, of a full-context table."""
+        return np.flatnonzero(np.diff(self.starts, prepend=-1))
+
     def _traced_back(self, column: Ids) -> Ids:
         full = np.empty_like(column)
         forward.trace_back(column, self.starts, full)
@@ -112,6 +116,12 @@ class Segmenter:
             raise ValueError(f"word id {word_id} is not in 1..{self.num_known_words}")
         start = int(self._text_ends[word_id - 2]) if word_id > 1 else 0
         return self._texts[start : int(self._text_ends[word_id - 1])].tobytes().decode()
+
+    def word_lengths(self) -> Ids:
+        """[num_known_words + 1] characters of each word; of the lone character 0."""
+        begins_character = (self._texts & 0xC0) != 0x80
+        begins_word = np.concatenate([[0], self._text_ends[:-1]])
+        return np.concatenate([[0], np.add.reduceat(begins_character, begins_word, dtype=np.int64)])
 
     def table(self, char_ids: Ids) -> ForwardTable:
         """The forward table of a whole text.
@@ -261,7 +271,7 @@ def _kinds(vocabulary: CharacterVocabulary) -> npt.NDArray[np.uint8]:
     """[vocab_size] what each char id is to the segmenter."""
     kinds = np.full(len(vocabulary), forward.OTHER, dtype=np.uint8)
     for index, token in enumerate(vocabulary.tokens):
-        if len(token) == 1 and _is_letter(token):
+        if len(token) == 1 and is_letter(token):
             kinds[index] = forward.LETTER
         elif len(token) == 1 and token in _APOSTROPHES:
             kinds[index] = forward.APOSTROPHE
@@ -270,7 +280,7 @@ def _kinds(vocabulary: CharacterVocabulary) -> npt.NDArray[np.uint8]:
     return kinds
 
 
-def _is_letter(character: str) -> bool:
+def is_letter(character: str) -> bool:
     """Whether a character makes runs: ASCII letters and digits, Latin, Greek, Cyrillic and their marks."""
     if character.isascii():
         return character.isalnum()

@@ -60,14 +60,19 @@ class Encoding:
         Raises:
             ValueError: if the word starts were not kept, or this is not a text from its beginning.
         """
-        table = self._table().full_context()
+        table = self.table().full_context()
         return Encoding(self.char_ids, table.word_ids, table.previous_word_ids, table.starts)
 
     def full_context_word_ids(self) -> Ids:
         """The word ids of `full_context` alone."""
-        return self._table().full_context_word_ids()
+        return self.table().full_context_word_ids()
 
-    def _table(self) -> ForwardTable:
+    def table(self) -> ForwardTable:
+        """The forward table behind the ids.
+
+        Raises:
+            ValueError: as `full_context`.
+        """
         from datamodules.text.segmentation import ForwardTable  # loads numba
 
         if self.starts is None or (len(self) and self.starts[0] != 0):
@@ -205,8 +210,8 @@ class DualTokenizer:
             BadSampleError: if the text holds a lone surrogate.
         """
         char_ids = self._char_ids(text)
-        starts = np.unique(self.segmenter.table(char_ids).full_context().starts)
-        bounds = [*starts.tolist(), len(char_ids)]
+        firsts = self.segmenter.table(char_ids).full_context().firsts()
+        bounds = [*firsts.tolist(), len(char_ids)]
         return [self.decode(char_ids[start:end]) for start, end in pairwise(bounds)]
 
     def stream(self, prefix: str = "") -> EncodingStream:

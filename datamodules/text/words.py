@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,6 +86,16 @@ class WordList:
         listed = tuple(word for word in ranked if word in kept)
         cut = tuple(word for word in ranked if word not in kept and len(word) > 1) if keep_cut else ()
         return cls(listed, tuple(map(counts.__getitem__, listed)), cut, tuple(map(counts.__getitem__, cut)))
+
+
+def most_frequent(counts: Mapping[str, int], limit: int) -> list[tuple[str, int]]:
+    """The words with the highest counts, by falling count, then by code point."""
+    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
+
+
+def word_lines(counts: Iterable[tuple[str, int]]) -> bytes:
+    """A word file: `word count` lines, which `WordList.read` reads back."""
+    return "".join(f"{word} {count}\n" for word, count in counts).encode()
 
 
 def jieba_dictionary() -> bytes:
