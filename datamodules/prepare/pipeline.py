@@ -142,9 +142,10 @@ class Preparation:
         TokenLayout.of(tokenizer)  # refuses what shards cannot hold
         config = self._config(tokenizer)
         with WorkFolder(self.output) as work:
-            if work.published:
+            just_completed = work.published
+            if just_completed:
                 work.clear()
-            if self._is_complete() and not overwrite:
+            if self._is_complete() and (not overwrite or (just_completed and resume)):
                 return self._report_complete(config, resume)
             plan = self._begin_or_go_on(work, config, resume, overwrite)
             stages = self._stages(work, plan)

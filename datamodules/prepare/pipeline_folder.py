@@ -89,7 +89,7 @@ class WorkFolder:
         replaced = self.path / _REPLACED
         if replaced.exists() and not self.output.exists():
             os.rename(replaced, self.output)
-        for entry in self.path.iterdir():
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.config):  # which goes last
             if entry.is_dir():
                 shutil.rmtree(entry)
             elif entry.name != _LOCK:
@@ -102,6 +102,7 @@ class WorkFolder:
             os.rename(self.output, self.path / _REPLACED)
         os.rename(self.result, self.output)
         _flush_entry(self.output.parent)
+        self.clear()
         shutil.rmtree(self.path)
 
     def _take(self, lock: int) -> None:
