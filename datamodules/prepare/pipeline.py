@@ -43,6 +43,7 @@ from datamodules.prepare.plan import Plan, refuse_changes, sizes_of_tasks, units
 from datamodules.prepare.progress_bar import ProgressBar
 from datamodules.prepare.read import ReadStep
 from datamodules.prepare.readers.base import Reader
+from datamodules.prepare.readers.files import TOP
 from datamodules.prepare.records import merged_records
 from datamodules.prepare.step import Filter, RecordedStep
 from datamodules.prepare.tokenize import TokenizeStep
@@ -248,7 +249,8 @@ class Preparation:
 
         def subject(task: int) -> str:
             (source, unit), *others = units(task)
-            return f"{source}: {unit.path}{f' and {len(others)} more' if others else ''}"
+            named = source if unit.path == TOP else f"{source}: {unit.path}"
+            return f"{named} and {len(others)} more" if others else named
 
         if self.deduplication is None:
             return [Stage(TOKENIZE, steps.recorded([read, *self.filters, tokenize]), sizes, subject)]

@@ -137,7 +137,7 @@ def test_a_killed_worker_is_named_with_its_file_and_the_run_can_be_resumed(
     line = error_line(err)
     assert line.startswith("worker ")
     assert "of stage collect was killed by signal 9 while working on task " in line
-    assert "(images: ." in line and line.endswith(RESUME)
+    assert "(images) (if" in line and line.endswith(RESUME)
     assert onn(config, "--resume")[0] == 0
     interrupted = contents(tmp_path / "out")
     assert onn(config, "--overwrite")[0] == 0
