@@ -30,7 +30,7 @@ import soxr
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules import AudioModality, ImageModality, JsonLines, OmniDataModule
 from datamodules.audio import mel_filters
@@ -43,6 +43,7 @@ PATCH_SIZE, MAX_TOKENS = 16, 256
 RATE, N_MELS, N_FFT, WINDOW, HOP = 16_000, 64, 512, 400, 160
 IMAGE_KINDS = {"jpeg_640x480": (640, 480), "png_512x512": (512, 512), "jpeg_2048x1536": (2048, 1536)}
 AUDIO_KINDS = {"wav_16k": 16_000, "flac_16k": 16_000, "wav_44k": 44_100, "flac_44k": 44_100}
+BARE_AT_ONCE = 8
 WARM_UP_ITEMS = 24  # of a loader: beyond what its workers had ready
 
 
@@ -170,18 +171,18 @@ def in_process(
 
 
 class BareItems(IterableDataset[int]):
-    """Endless files, each treated by a function and counted."""
+    """Endless files, each treated by a function; only how many they were is sent, now and then."""
 
     def __init__(self, paths: list[Path], function: Callable[[Path], object]) -> None:
         self.paths, self.function = paths, function
 
     def __iter__(self) -> Iterator[int]:
-        worker = get_worker_info()
-        number = 0 if worker is None else worker.id
         while True:
-            self.function(self.paths[number % len(self.paths)])
-            number += 1
-            yield 1
+            for start in range(0, len(self.paths), BARE_AT_ONCE):
+                some = self.paths[start : start + BARE_AT_ONCE]
+                for path in some:
+                    self.function(path)
+                yield len(some)
 
 
 def in_workers(

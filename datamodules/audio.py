@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soxr
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -33,8 +34,11 @@ SILENCE_PEAK = 1e-4
 DYNAMIC_RANGE = math.log(1e8)
 """80 dB as natural logarithm of power: what lies further below the loudest cell is floored."""
 
-FRAMES_AT_ONCE = 256
+FRAMES_AT_ONCE = 512
 """Frames that are transformed together: their spectra stay in the cache, and memory stays flat."""
+
+BANDS_AT_ONCE = 16
+"""Mel bands that are summed together: most frequencies have no part in any of a few neighbours."""
 
 COLOURS = ((0, 0, 8), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 191))
 """Of a spectrogram from its quietest to its loudest cell."""
@@ -89,7 +93,10 @@ class AudioModality(Modality):
         self.hop_length = round(sample_rate * hop_ms / 1000)  # samples
         self._check_arguments(n_mels)
         self.n_fft = 1 << (self.window_length - 1).bit_length()
-        self.window = torch.hann_window(self.window_length)
+        self.n_mels = n_mels
+        # zeros behind the window: a transform of n_fft samples needs no padding of its own
+        self.window = torch.zeros(self.n_fft)
+        self.window[: self.window_length] = torch.hann_window(self.window_length)
         filters = mel_filters(n_mels, self.n_fft, sample_rate)
         empty = int((filters.amax(dim=1) == 0).sum())
         if empty:
@@ -97,7 +104,7 @@ class AudioModality(Modality):
                 f"AudioModality: {empty} of n_mels={n_mels} bands fall between the frequencies that "
                 f"window_ms={window_ms} resolves: lower n_mels or lengthen the window"
             )
-        self.filters = filters.T.repeat_interleave(2, dim=0)  # [2 * bins, n_mels]: adds re^2 and im^2, too
+        self.filters = filter_banks(filters)
 
     def _check_arguments(self, n_mels: int) -> None:
         low, high = SAMPLE_RATES
@@ -161,7 +168,7 @@ class AudioModality(Modality):
         first = (steps - steps.min()) * self.stride_time  # frame at which each patch begins
         frames = first[:, None] + torch.arange(self.patch_time)  # [n, patch_time]
         mels = bands[:, None] * self.patch_freq + torch.arange(self.patch_freq)  # [n, patch_freq]
-        canvas = torch.full((int(frames.max()) + 1, self.filters.shape[1]), math.nan)
+        canvas = torch.full((int(frames.max()) + 1, self.n_mels), math.nan)
         canvas[frames[:, :, None], mels[:, None, :]] = segment.features.view(
             -1, self.patch_time, self.patch_freq
         )
@@ -182,19 +189,29 @@ class AudioModality(Modality):
         Returns:
             [1 + n // hop_length, n_mels]; frame i is centred on sample i * hop_length.
         """
-        half = self.window_length // 2
-        padding = (half, self.window_length - half)
-        padded = nn.functional.pad(samples[None], padding, mode="reflect")[0]
-        windows = padded.unfold(0, self.window_length, self.hop_length)
-        windows = windows[: 1 + len(samples) // self.hop_length]  # [frames, window_length]
-        power = torch.empty(len(windows), self.filters.shape[1])  # [frames, n_mels]
+        windows = self._padded(samples).unfold(0, self.n_fft, self.hop_length)[
+            : 1 + len(samples) // self.hop_length
+        ]
+        power = torch.empty(len(windows), self.n_mels)  # [frames, n_mels]
         for start in range(0, len(windows), FRAMES_AT_ONCE):
-            rows = slice(start, start + FRAMES_AT_ONCE)
-            spectrum = torch.fft.rfft(windows[rows] * self.window, self.n_fft)
+            rows = slice(start, min(start + FRAMES_AT_ONCE, frames))
+            spectrum = torch.fft.rfft(windows[rows] * self.window)
             squares = torch.view_as_real(spectrum).square_().flatten(1)  # real and imaginary parts in turn
-            torch.mm(squares, self.filters, out=power[rows])
+            for bank in self.filters:
+                torch.mm(squares[:, bank.inputs], bank.weights, out=power[rows, bank.bands])
         logarithm = power.clamp_min_(torch.finfo(power.dtype).tiny).log_()
         return logarithm.clamp_min_(logarithm.max() - DYNAMIC_RANGE)
+
+    def _padded(self, samples: Tensor) -> Tensor:
+        """Reflected by half a window at both ends, so that frame 0 is centred on sample 0; zeros behind."""
+        before = self.window_length // 2
+        behind = self.window_length - before
+        end = before + len(samples)
+        padded = torch.zeros(end + behind + self.n_fft)
+        padded[before:end] = samples
+        padded[:before] = samples[1 : before + 1].flip(0)
+        padded[end : end + behind] = samples[-behind - 1 : -1].flip(0)
+        return padded
 
     def _standard_samples(self, waveform: Waveform) -> Tensor:
         """Check and cut the length, resample, centre and bring to peak 1."""
@@ -238,9 +255,13 @@ class AudioModality(Modality):
         if missing:
             quiet = np.full((missing, log_mel.shape[1]), log_mel.min())
             log_mel = np.concatenate((log_mel, quiet))
-        bands = log_mel.shape[1] // self.patch_freq
-        cells = sliding_window_view(log_mel, self.patch_time, axis=0)[:: self.stride_time]
-        cells = cells.reshape(steps, bands, self.patch_freq, self.patch_time).transpose(0, 1, 3, 2)
+        bands = self.n_mels // self.patch_freq
+        frame, cell = log_mel.strides
+        cells = as_strided(  # every patch where it lies; overlapping ones share frames
+            log_mel,
+            (steps, bands, self.patch_time, self.patch_freq),
+            (self.stride_time * frame, self.patch_freq * cell, frame, cell),
+        )
         patches = torch.from_numpy(cells.copy()).view(steps * bands, -1)  # [n, patch_time * patch_freq]
         return Segment(
             modality=self.name,
@@ -248,6 +269,31 @@ class AudioModality(Modality):
             positions_2d=row_major_positions(steps, bands).flip(1),
             targets=normalize_patches(patches).values if self.next_patch_loss else None,
         )
+
+
+class FilterBank(NamedTuple):
+    """Some neighbouring mel bands.
+
+    Args:
+        bands: which.
+        inputs: what they are summed from, of the squared real and imaginary parts in turn.
+        weights: [inputs, bands].
+    """
+
+    bands: slice
+    inputs: slice
+    weights: Tensor
+
+
+def filter_banks(filters: Tensor) -> list[FilterBank]:
+    """Cut filters [n_mels, bins] into banks without most of their zeros."""
+    banks = []
+    for start in range(0, len(filters), BANDS_AT_ONCE):
+        some = filters[start : start + BANDS_AT_ONCE].T.repeat_interleave(2, dim=0)  # re^2 and im^2 alike
+        used = torch.nonzero(some.sum(dim=1)).flatten()
+        inputs = slice(int(used[0]), int(used[-1]) + 1)
+        banks.append(FilterBank(slice(start, start + some.shape[1]), inputs, some[inputs].contiguous()))
+    return banks
 
 
 def coloured(values: NDArray[np.float32]) -> Tensor:
