@@ -189,11 +189,10 @@ class AudioModality(Modality):
         Returns:
             [1 + n // hop_length, n_mels]; frame i is centred on sample i * hop_length.
         """
-        windows = self._padded(samples).unfold(0, self.n_fft, self.hop_length)[
-            : 1 + len(samples) // self.hop_length
-        ]
-        power = torch.empty(len(windows), self.n_mels)  # [frames, n_mels]
-        for start in range(0, len(windows), FRAMES_AT_ONCE):
+        frames = 1 + len(samples) // self.hop_length
+        windows = self._padded(samples).unfold(0, self.n_fft, self.hop_length)  # [>= frames, n_fft]
+        power = torch.empty(frames, self.n_mels)
+        for start in range(0, frames, FRAMES_AT_ONCE):
             rows = slice(start, min(start + FRAMES_AT_ONCE, frames))
             spectrum = torch.fft.rfft(windows[rows] * self.window)
             squares = torch.view_as_real(spectrum).square_().flatten(1)  # real and imaginary parts in turn
