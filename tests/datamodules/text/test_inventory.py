@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import bz2
+import gettext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from datamodules.text import inventory
+from datamodules.text import DualTokenizer, inventory
+from datamodules.text.corpus import CorpusCounter
 from datamodules.text.vocabulary import CharacterVocabulary
 
 DEBIAN = Path("/usr/share/unicode")
+needs_unicode_data = pytest.mark.skipif(
+    not DEBIAN.exists(), reason="needs Debian's package unicode-data 15.0"
+)
 
 
 @pytest.fixture
@@ -58,6 +64,50 @@ def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
         inventory.build_inventory(tmp_path)
 
 
-@pytest.mark.skipif(not DEBIAN.exists(), reason="needs Debian's package unicode-data 15.0")
+@needs_unicode_data
 def test_the_shipped_inventory_is_what_the_script_builds() -> None:
     assert inventory.build_inventory(DEBIAN).tokens == CharacterVocabulary.builtin().tokens
+
+
+@needs_unicode_data
+def test_every_general_standard_character_and_every_emoji_is_in_the_inventory() -> None:
+    with bz2.open(DEBIAN / "Unihan_OtherMappings.txt.bz2", "rt", encoding="utf-8") as lines:
+        table = [chr(int(line.split("\t")[0][2:], 16)) for line in lines if "\tkTGH\t" in line]
+    assert len(table) == 8105
+    rows = (DEBIAN / "emoji" / "emoji-test.txt").read_text("utf-8").split("\n")
+    emoji = [chr(int(code, 16)) for row in rows for code in row.split("#")[0].split(";")[0].split()]
+    vocabulary = CharacterVocabulary.builtin()
+    assert len(emoji) > 3_000 and all(character in vocabulary for character in table + emoji)
+
+
+def test_han_characters_fill_it_also_beyond_the_basic_plane() -> None:
+    characters = CharacterVocabulary.builtin().characters
+    han = [c for c in characters if "\u3400" <= c <= "\u9fff" or "\U00020000" <= c <= "\U0003ffff"]
+    assert len(han) > 14_000
+    assert sum(c > "\uffff" for c in characters) > 1_200
+
+
+def technical_chinese() -> Iterator[str]:
+    """Messages of the programs of this machine, translated."""
+    for file in sorted(Path("/usr/share/locale/zh_CN/LC_MESSAGES").glob("*.mo")):
+        with file.open("rb") as content:
+            translations = gettext.GNUTranslations(content)
+        yield "\n".join(text for text in vars(translations)["_catalog"].values() if isinstance(text, str))
+
+
+def classical_chinese() -> Iterator[str]:
+    """The Three Kingdoms (`onn fetch quickstart`)."""
+    for file in sorted(Path("data/quickstart").glob("*/zh/*.txt")):
+        yield file.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("texts", "most"), [(classical_chinese, 7e-4), (technical_chinese, 1e-5)])
+def test_few_characters_of_real_text_fall_back_to_bytes(
+    tokenizer: DualTokenizer, texts: Callable[[], Iterator[str]], most: float
+) -> None:
+    counter = CorpusCounter(tokenizer)
+    for text in texts():
+        counter.add(text)
+    if counter.total.characters < 100_000:
+        pytest.skip(f"little text on this machine: {texts.__doc__}")
+    assert counter.total.bytes_fallback <= most, counter.missing_characters[:20]
