@@ -64,6 +64,16 @@ def test_a_document_is_opened_and_closed_and_may_be_empty(custom: TextModality) 
     assert custom.encode("").features.shape == (0, 3)
 
 
+def test_every_text_item_is_segmented_on_its_own(custom: TextModality) -> None:
+    """Else the last word of a prompt could cover the first characters of the answer."""
+    prompt, answer = ("text", "天", False), ("text", "下大势")
+    _, first, second, _ = encode_document([prompt, answer], {"text": custom})
+    assert torch.equal(first.features, custom.encode("天").features)
+    assert torch.equal(second.features, custom.encode("下大势").features)
+    assert custom.tokenizer.encode("天", full_context=True).word_ids.tolist() == [0]
+    assert custom.tokenizer.encode("天下", full_context=True).word_ids.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("raw", [b"bytes", None, 3, "lone \udc00"])
 def test_what_is_not_text_is_a_bad_sample(custom: TextModality, raw: object) -> None:
     with pytest.raises(BadSampleError):
