@@ -160,6 +160,7 @@ class ForwardStream:
         Raises:
             ValueError: if an id is not in the vocabulary.
         """
+        char_ids = np.ascontiguousarray(char_ids, dtype=np.int64)  # one compiled version is enough
         vocab_size = len(self._words[2])
         if len(char_ids) and char_ids.view(np.uint64).max() >= vocab_size:  # negative ones are huge
             raise ValueError(
