@@ -29,7 +29,7 @@ def prose(numbers: random.Random) -> str:
     return " ".join(numbers.choices(ENGLISH, k=120)) + "."
 
 
-def write_corpus(folder: Path, documents: int = 300) -> None:
+def write_corpus(folder: Path, documents: int = 150) -> None:
     """JSON Lines with copies and broken lines, text files, images with captions.
 
     Args:
@@ -61,7 +61,7 @@ def write_corpus(folder: Path, documents: int = 300) -> None:
 def config_of(corpus: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """A config whose corpus makes about a dozen tasks."""
     readers = "datamodules.prepare.readers"
-    files = {"path": str(corpus / "pages.jsonl"), "unit_bytes": 20_000}
+    files = {"path": str(corpus / "pages.jsonl"), "unit_bytes": 15_000}
     texts = {"path": str(corpus / "texts"), "unit_bytes": 3_000}
     return {
         "output": str(output),
@@ -80,7 +80,7 @@ def config_of(corpus: Path, output: Path, **changes: Any) -> dict[str, Any]:
             "class_path": "datamodules.prepare.executors.LocalExecutor",
             "init_args": {"workers": 2},
         },
-        "task_bytes": 20_000,
+        "task_bytes": 15_000,
         "shard_bytes": 30_000,
         **changes,
     }
