@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from plain_documents import plain
 
 from datamodules.prepared import ShardWriter, TokenLayout, write_manifest
 from datamodules.prepared.rows import EncodedDocument
 from datamodules.text import DualTokenizer
-from datamodules.text.tokenizer import Encoding
 
 CHINESE = "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。及秦灭之后，楚、汉分争，又并入于汉。"
 ENGLISH = (
@@ -75,20 +74,6 @@ def make_set(documents: list[EncodedDocument], tokenizer: DualTokenizer, tmp_pat
         return folder
 
     return make
-
-
-def plain(document: Any) -> list[Any]:
-    """A document as plain data, so that it can be compared."""
-    return [
-        (name, _columns(data) if isinstance(data, Encoding) else data, *rest)
-        for name, data, *rest in document
-    ]
-
-
-def _columns(encoding: Encoding) -> list[list[int]]:
-    columns = (encoding.char_ids, encoding.word_ids, encoding.previous_word_ids)
-    assert all(column.dtype == np.int64 for column in columns)
-    return [column.tolist() for column in columns]
 
 
 @pytest.fixture(scope="session")
