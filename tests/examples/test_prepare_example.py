@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from running_slurm import PARTITION, needs_slurm
 
 from datamodules.prepare.document import Item, pack
 from datamodules.prepared.assembly import verify
@@ -65,15 +65,7 @@ def test_one_file_and_one_line_of_yaml_are_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "executor",
-    [
-        "ray",
-        pytest.param(
-            "slurm", marks=pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no Slurm here")
-        ),
-    ],
-)
+@pytest.mark.parametrize("executor", ["ray", pytest.param("slurm", marks=needs_slurm)])
 def test_on_a_cluster_the_bytes_are_the_same_as_on_a_laptop(tmp_path: Path, executor: str) -> None:
     laptop = config(tmp_path)
     assert onn(tmp_path, "--config", laptop, "--output", "here").returncode == 0
@@ -81,9 +73,8 @@ def test_on_a_cluster_the_bytes_are_the_same_as_on_a_laptop(tmp_path: Path, exec
     if executor == "ray":
         over["executor"]["init_args"]["num_cpus"] = 2
     else:
-        listed = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
-        partition = listed.stdout.split()[0]
-        over["executor"]["init_args"] |= {"partition": partition, "poll_seconds": 0.5, "mem_per_cpu_gb": 1}
+        options = {"partition": PARTITION, "poll_seconds": 0.5, "mem_per_cpu_gb": 1}
+        over["executor"]["init_args"] |= options
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(over))
     run = onn(tmp_path, "--config", laptop, "--config", "cluster.yaml", "--output", "there")
     assert run.returncode == 0, run.stderr

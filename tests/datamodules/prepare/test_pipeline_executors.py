@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pipeline_standins import Fail, Watcher, Write, stage
+from running_slurm import PARTITION, needs_slurm
 
 from datamodules.prepare.executors import LocalExecutor, PreparationError, RayExecutor, SlurmExecutor, Stage
 from datamodules.prepare.executors.base import Executor
@@ -174,17 +175,6 @@ def test_ray_runs_stages_in_order_names_failures_and_starts_killed_tasks_again(t
         ray.shutdown()
 
 
-def partition() -> str:
-    """One that this Slurm has."""
-    listed = subprocess.run(
-        ["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=True
-    )
-    return listed.stdout.split()[0]
-
-
-needs_slurm = pytest.mark.skipif(shutil.which("sbatch") is None, reason="there is no Slurm here")
-
-
 @needs_slurm
 def test_slurm_jobs_of_a_killed_run_are_not_doubled(tmp_path: Path) -> None:
     job = subprocess.run(["sbatch", "--parsable", "--wrap", "sleep 60"], capture_output=True, text=True)
@@ -209,7 +199,7 @@ def test_where_there_is_no_slurm_it_is_said(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_slurm
 def test_slurm_runs_stages_in_order_and_names_failures(tmp_path: Path) -> None:
-    executor = SlurmExecutor(partition(), mem_per_cpu_gb=1, poll_seconds=0.5)
+    executor = SlurmExecutor(PARTITION or "", mem_per_cpu_gb=1, poll_seconds=0.5)
     stages = [stage("one", Write(tmp_path)), stage("two", Write(tmp_path), tasks=2)]
     executor.run(stages, tmp_path / "stages", watcher := Watcher())
     assert watcher.begun == [("one", []), ("two", [])]
