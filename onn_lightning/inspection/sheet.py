@@ -72,6 +72,7 @@ def draw_sheet(pieces: Sequence[PackedPiece], rows: int, row_length: int, title:
 
     left_out = len(tiles) - MAX_PICTURES
     title += f"; {left_out} more pictures are not shown" if left_out > 0 else ""
+    title += f"; map of the first {map_rows} of {rows} rows" if map_rows < rows else ""
     draw.text((MARGIN, MARGIN), lettering.cut(title, WIDTH - 2 * MARGIN), INK, lettering.font)
     _draw_legend(draw, lettering, colours, MARGIN + LINE)
     _draw_map(page, pieces, map_rows, row_length, colours, MARGIN + 2 * LINE + GAP)
