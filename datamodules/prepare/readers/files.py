@@ -222,7 +222,7 @@ def changed(path: Path) -> CorpusChangedError:
     """The error for a file or folder that is not as it was planned."""
     return CorpusChangedError(
         f"'{path}' has changed or vanished since the preparation was planned: restore it, or start the "
-        "preparation anew (without --resume)"
+        "preparation anew with --overwrite"
     )
 
 

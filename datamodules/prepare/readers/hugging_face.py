@@ -103,7 +103,7 @@ class HuggingFaceReader(Reader):
         if self._fingerprint(dataset) != unit.modified:
             raise CorpusChangedError(
                 f"data set '{self.path}' has changed since the preparation was planned: restore it (pin its "
-                "`revision`), or start the preparation anew (without --resume)"
+                "`revision`), or start the preparation anew with --overwrite"
             )
         dataset = dataset.select_columns(self._needed(dataset)).with_format("arrow")
         root = self._root()
