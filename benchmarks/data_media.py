@@ -235,7 +235,7 @@ def _rate(loader: Iterator[Any], count: Callable[[Any], int], items: int) -> flo
     return done / (time.perf_counter() - start)
 
 
-def measure(count: int = 16, repeats: int = 9, workers: int = 2, items: int = 96) -> dict[str, Comparison]:
+def measure(count: int = 16, repeats: int = 5, workers: int = 2, items: int = 240) -> dict[str, Comparison]:
     """All comparisons by name.
 
     Args:
@@ -267,9 +267,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=16, help="files of each kind")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--items", type=int, default=96, help="media timed a turn in workers")
+    parser.add_argument("--items", type=int, default=240, help="media timed a turn in workers")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     keep_freed_memory()  # as `onn fit` does

@@ -4,6 +4,8 @@ Notable:
 - `waveform.py` decodes any format and channel count within the budget; soxr resamples.
 - The features do not depend on gain: samples are centred and divided by their peak, the spectrogram is
   floored 80 dB below its loudest cell, then brought to zero mean and unit variance over the clip.
+- Features travel in half precision, a 2,048th of their size: half of what loader workers have to keep, send
+  and pin. The embedder computes in its own precision.
 - Tokens are time-major, low frequencies first within a step; positions are (time, frequency) in
   patches. The last patches are completed with the clip's quietest value.
 - A clip longer than `max_seconds` is refused by default: cutting it silently would teach the model
@@ -133,8 +135,8 @@ class AudioModality(Modality):
             raw: path, content of a file, or (samples, sample rate): [n] or [channels, n], floats of
                 full scale 1 or integers of full range.
         Returns:
-            n tokens: features [n, patch_time * patch_freq] float32, positions_2d [n, 2] (time,
-            frequency) in patches, targets like features with `next_patch_loss`.
+            n tokens: features [n, patch_time * patch_freq] float16, positions_2d [n, 2] (time,
+            frequency) in patches, targets [n, patch_time * patch_freq] float32 with `next_patch_loss`.
         Raises:
             BadSampleError: missing, damaged, not audio, silent, not finite, too short or too long;
                 names the file.
@@ -169,7 +171,7 @@ class AudioModality(Modality):
         frames = first[:, None] + torch.arange(self.patch_time)  # [n, patch_time]
         mels = bands[:, None] * self.patch_freq + torch.arange(self.patch_freq)  # [n, patch_freq]
         canvas = torch.full((int(frames.max()) + 1, self.n_mels), math.nan)
-        canvas[frames[:, :, None], mels[:, None, :]] = segment.features.view(
+        canvas[frames[:, :, None], mels[:, None, :]] = segment.features.float().view(
             -1, self.patch_time, self.patch_freq
         )
         return canvas
@@ -264,7 +266,7 @@ class AudioModality(Modality):
         patches = torch.from_numpy(cells.copy()).view(steps * bands, -1)  # [n, patch_time * patch_freq]
         return Segment(
             modality=self.name,
-            features=patches,
+            features=patches.half(),
             positions_2d=row_major_positions(steps, bands).flip(1),
             targets=normalize_patches(patches).values if self.next_patch_loss else None,
         )

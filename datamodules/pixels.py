@@ -47,8 +47,7 @@ class PixelEmbedder(PatchEmbedder):
 
     def forward(self, features: Tensor, positions_2d: Tensor) -> Tensor:
         """features [n, pixels_per_patch] uint8, positions_2d [n, 2] -> [n, hidden_size]."""
-        values = patch_features(features).to(self.projection.weight.dtype)
-        return super().forward(values, positions_2d)
+        return super().forward(patch_features(features), positions_2d)
 
 
 class PixelRegressionHead(PatchRegressionHead):

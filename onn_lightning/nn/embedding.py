@@ -92,8 +92,9 @@ class PatchEmbedder(nn.Module):
         self.theta = theta
 
     def forward(self, features: Tensor, positions_2d: Tensor) -> Tensor:
-        """features [n, patch_dim], positions_2d [n, 2] -> [n, hidden_size]."""
-        return rotate_2d(self.projection(features), positions_2d, self.theta)
+        """features [n, patch_dim] of any float type, positions_2d [n, 2] -> [n, hidden_size]."""
+        projected = self.projection(features.to(self.projection.weight.dtype))
+        return rotate_2d(projected, positions_2d, self.theta)
 
 
 def scatter_embeddings(batch: Batch, embedders: nn.ModuleDict, hidden_size: int) -> Tensor:
