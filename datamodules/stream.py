@@ -25,6 +25,7 @@ from datamodules.bad_samples import BadSampleLog
 from datamodules.mixture import Mixture, PieceRef
 from datamodules.order import mix
 from datamodules.packing import Collator, Piece, PixelBudget, split_document
+from datamodules.parcel import Parcel
 from datamodules.places import Buffered, ReaderPlace
 from datamodules.sources import Source
 from datamodules.waiting import WaitingPieces
@@ -107,9 +108,16 @@ class Delivery:
     batch: Batch
     place: dict[str, Any]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _delivered, (Parcel.of(self.batch), self.place)
+
     def pin_memory(self) -> Delivery:
         """The loader calls this."""
         return Delivery(self.batch.pin_memory(), self.place)
+
+
+def _delivered(parcel: Parcel, place: dict[str, Any]) -> Delivery:
+    return Delivery(parcel.batch(), place)
 
 
 class TrainStream(Dataset[Delivery]):

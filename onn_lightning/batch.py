@@ -115,13 +115,15 @@ class Batch:
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """Move every tensor, as `torch.Tensor.to` does (device only: dtypes differ by part)."""
-        return self._map(lambda tensor: tensor.to(*args, **kwargs))
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
 
     def pin_memory(self) -> Batch:
         """Pin every tensor; `DataLoader(pin_memory=True)` calls this."""
-        return self._map(torch.Tensor.pin_memory)
+        return self.map(torch.Tensor.pin_memory)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor replaced, always in the same order."""
+
         def apply(value: Tensor | None) -> Tensor | None:
             return None if value is None else function(value)
 
