@@ -56,6 +56,26 @@ def test_the_filter_keeps_verse_and_gives_its_reason_for_prose(monkeypatch: pyte
         RhymeFilter(min_share=2)
 
 
+def test_training_reads_what_the_bundled_config_prepares_with_the_weights_of_the_quickstart() -> None:
+    quickstart, prepare, train = (
+        yaml.safe_load(path.read_text())
+        for path in (
+            ROOT / "configs" / "quickstart.yaml",
+            ROOT / "configs" / "prepare_quickstart.yaml",
+            EXAMPLE / "train.yaml",
+        )
+    )
+    sources = train["data"]["init_args"]["train"]
+    raw = quickstart["data"]["init_args"]["train"]
+    assert {source["class_path"] for source in sources.values()} == {"datamodules.PreparedSource"}
+    assert {source["init_args"]["path"] for source in sources.values()} == {prepare["output"]}
+    assert [source["init_args"]["source"] for source in sources.values()] == list(prepare["sources"])
+    weights = [{name: each["init_args"]["weight"] for name, each in some.items()} for some in (sources, raw)]
+    assert weights[0] == weights[1]
+    text = quickstart["data"]["init_args"]["modalities"][0]["init_args"]
+    assert prepare["tokenizer"].items() <= text.items()  # else training would refuse the data
+
+
 def test_one_file_and_one_line_of_yaml_are_enough(tmp_path: Path) -> None:
     run = onn(tmp_path, "--config", config(tmp_path), "--output", "out")
     assert run.returncode == 0, run.stderr

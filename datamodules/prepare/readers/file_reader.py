@@ -1,4 +1,5 @@
-"""`FileReader`: readers of large files, each one or several units; `FolderReader`: of many small ones.
+"""`FileReader`: readers of large files, each one or several units; `RecordFileReader`: of files of records;
+`FolderReader`: of many small files.
 
 Notable:
 - Paths in units and in the ids of documents are relative to the corpus: where it is mounted changes
@@ -18,6 +19,7 @@ from datatrove.data import Document
 
 from datamodules.items import BadItemError
 from datamodules.prepare.readers.base import BadSample, Reader, WorkUnit
+from datamodules.prepare.readers.columns import Column, Records
 from datamodules.prepare.readers.files import LOOP, FileTree, Folder, changed, open_planned, relative_path
 from datamodules.prepare.readers.limits import MIB, Limits
 
@@ -75,6 +77,38 @@ class FileReader(Reader):
         Raises:
             BadItemError: if nothing of the unit can be read from here on.
         """
+
+
+class RecordFileReader(FileReader):
+    """Reads files of records, each one document.
+
+    Args:
+        path: a file, or a folder of files at any depth.
+        columns: keys of flat records, in reading order; None: `items` where a record has it, else "text".
+        root: folder that media paths are relative to, and must stay in; None: that of the file.
+        patterns: which files of the folder.
+        limits: of a document and of the growth of compressed files.
+        unit_bytes: size of a unit.
+    Raises:
+        ValueError: if `unit_bytes` is not positive, or `columns` is empty.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        columns: Sequence[Column] | None,
+        root: str | Path | None,
+        patterns: Sequence[str],
+        limits: Limits,
+        unit_bytes: int,
+    ) -> None:
+        super().__init__(path, patterns, limits)
+        if unit_bytes < 1:
+            raise ValueError(f"unit_bytes is {unit_bytes}, it must be at least 1")
+        self.root = None if root is None else Path(root)
+        self.columns = columns
+        self._records = Records(columns, limits)
+        self._unit_bytes = unit_bytes
 
 
 class FolderReader(Reader):

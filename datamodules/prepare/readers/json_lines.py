@@ -18,9 +18,9 @@ from datatrove.data import Document
 
 from datamodules.items import BadItemError, parse_json
 from datamodules.prepare.readers.base import BadSample, WorkUnit
-from datamodules.prepare.readers.columns import Column, Records
+from datamodules.prepare.readers.columns import Column
 from datamodules.prepare.readers.compression import check_head, codec_of, expanded
-from datamodules.prepare.readers.file_reader import UNIT_BYTES, FileReader
+from datamodules.prepare.readers.file_reader import UNIT_BYTES, RecordFileReader
 from datamodules.prepare.readers.files import empty_file
 from datamodules.prepare.readers.limits import Limits
 from datamodules.prepare.readers.lines import TO_THE_END, lines
@@ -28,7 +28,7 @@ from datamodules.prepare.readers.lines import TO_THE_END, lines
 JSON_LINES_PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
 
 
-class JsonLinesReader(FileReader):
+class JsonLinesReader(RecordFileReader):
     """JSON Lines files, plain or compressed (.gz, .zst).
 
     A record is `{"items": [...]}` as `datamodules.sources.JsonLines` reads it, or a flat object whose
@@ -54,13 +54,7 @@ class JsonLinesReader(FileReader):
         limits: Limits = Limits(),  # noqa: B008  # frozen
         unit_bytes: int = UNIT_BYTES,
     ) -> None:
-        super().__init__(path, patterns, limits)
-        if unit_bytes < 1:
-            raise ValueError(f"unit_bytes is {unit_bytes}, it must be at least 1")
-        self.root = None if root is None else Path(root)
-        self.columns = columns
-        self._records = Records(columns, limits)
-        self._unit_bytes = unit_bytes
+        super().__init__(path, columns, root, patterns, limits, unit_bytes)
 
     def divide(self, whole: WorkUnit) -> Iterator[WorkUnit]:
         if codec_of(whole.path) is not None:

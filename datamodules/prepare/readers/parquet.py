@@ -21,8 +21,8 @@ from datatrove.data import Document
 from datamodules.items import BadItemError
 from datamodules.prepare.readers.arrow_rows import batch_rows, records
 from datamodules.prepare.readers.base import BadSample, WorkUnit
-from datamodules.prepare.readers.columns import Column, Records
-from datamodules.prepare.readers.file_reader import UNIT_BYTES, FileReader
+from datamodules.prepare.readers.columns import Column
+from datamodules.prepare.readers.file_reader import UNIT_BYTES, RecordFileReader
 from datamodules.prepare.readers.files import changed
 from datamodules.prepare.readers.limits import MIB, Limits
 
@@ -30,7 +30,7 @@ _BUFFER_BYTES = MIB  # read of a column at once
 _FREE_BYTES = 64 * MIB  # below this, no ratio is suspicious
 
 
-class ParquetReader(FileReader):
+class ParquetReader(RecordFileReader):
     """Parquet files.
 
     A column of strings is text, or paths of media; binary, or structs `{bytes, path}`, are media. A
@@ -56,13 +56,7 @@ class ParquetReader(FileReader):
         limits: Limits = Limits(),  # noqa: B008  # frozen
         unit_bytes: int = UNIT_BYTES,
     ) -> None:
-        super().__init__(path, patterns, limits)
-        if unit_bytes < 1:
-            raise ValueError(f"unit_bytes is {unit_bytes}, it must be at least 1")
-        self.root = None if root is None else Path(root)
-        self.columns = columns
-        self._records = Records(columns, limits)
-        self._unit_bytes = unit_bytes
+        super().__init__(path, columns, root, patterns, limits, unit_bytes)
 
     def divide(self, whole: WorkUnit) -> Iterator[WorkUnit]:
         try:
