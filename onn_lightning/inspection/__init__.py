@@ -4,6 +4,7 @@
 JSON; `Inspector` takes the batches from a DataModule.
 """
 
-from onn_lightning.inspection.inspector import Inspected, Inspector, Totals
+from onn_lightning.inspection.counts import Totals
+from onn_lightning.inspection.inspector import Inspected, Inspector
 
 __all__ = ["Inspected", "Inspector", "Totals"]

@@ -85,6 +85,21 @@ class Counts:
         )
 
 
+@dataclass(frozen=True)
+class Totals:
+    """All batches together.
+
+    Args:
+        counts: of all of them.
+        sources: share of the tokens by source.
+        bad_samples: skipped on the way, by `split/source`; only those with any.
+    """
+
+    counts: Counts
+    sources: Mapping[str, float]
+    bad_samples: Mapping[str, int]
+
+
 def counts_of(batch: Batch, pieces: Sequence[PackedPiece], modalities: Mapping[str, Modality]) -> Counts:
     """Count one batch.
 

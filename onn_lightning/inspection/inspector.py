@@ -7,14 +7,14 @@ Notable:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from datamodules import OmniDataModule
 from onn_lightning.batch import Batch
-from onn_lightning.inspection.counts import Counts, counts_of
+from onn_lightning.inspection.counts import Counts, Totals, counts_of
 from onn_lightning.inspection.pieces import PackedPiece, pieces_of
 from onn_lightning.inspection.sheet import draw_sheet
 
@@ -39,21 +39,6 @@ class Inspected:
     counts: Counts
     pieces: list[PackedPiece]
     sheet: Path
-
-
-@dataclass(frozen=True)
-class Totals:
-    """All batches together.
-
-    Args:
-        counts: of all of them.
-        sources: share of the tokens by source.
-        bad_samples: skipped on the way, by `split/source`; only those with any.
-    """
-
-    counts: Counts
-    sources: Mapping[str, float]
-    bad_samples: Mapping[str, int]
 
 
 class Inspector:

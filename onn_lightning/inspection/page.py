@@ -10,16 +10,12 @@ Notable:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 from unicodedata import combining, east_asian_width
 
-from onn_lightning.inspection.counts import Counts
+from onn_lightning.inspection.counts import Counts, Totals
 from onn_lightning.inspection.numbers import FeatureNumbers
 from onn_lightning.inspection.pieces import PackedPiece, Run
 from onn_lightning.modality import Preview
-
-if TYPE_CHECKING:
-    from onn_lightning.inspection.inspector import Totals
 
 LEGEND = (
     "piece 2.5: row 2, piece 5; text: | between words, ⟨..⟩ special token, ⟪..⟫ read but not predicted, "

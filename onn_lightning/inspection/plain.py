@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from onn_lightning.inspection.counts import Counts
-from onn_lightning.inspection.inspector import Inspected, Totals
+from onn_lightning.inspection.counts import Counts, Totals
+from onn_lightning.inspection.inspector import Inspected
 from onn_lightning.inspection.numbers import FeatureNumbers
 from onn_lightning.inspection.page import words_of
 from onn_lightning.inspection.pieces import PackedPiece, Run
