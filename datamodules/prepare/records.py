@@ -55,7 +55,9 @@ class StepRecord:
         path = folder / f"{task:05d}" / f"{order:03d}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".partial")
-        beside.write_text(json.dumps(self.to_json(), ensure_ascii=False), encoding="utf-8")
+        content = json.dumps(self.to_json(), ensure_ascii=False)
+        # a lone surrogate (in a text that was dropped, or a file's name) becomes its JSON escape
+        beside.write_bytes(content.encode("utf-8", "backslashreplace"))
         os.replace(beside, path)
 
     def to_json(self) -> dict[str, Any]:
