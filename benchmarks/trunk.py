@@ -218,7 +218,7 @@ def main() -> None:
 
     tokens = arguments.rows * arguments.length
     llama, llama_flops = llama_step(config, arguments.rows, arguments.length)
-    gemm, gemm_flops = gemm_step(tokens, arguments.width, 2 * config.feed_forward_size)
+    gemm, gemm_flops = gemm_step(tokens, arguments.width, 2 * config.feed_forward_sizes[0])
     seconds = interleave(
         {
             "gate": step.one_pass,

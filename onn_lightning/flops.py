@@ -27,10 +27,10 @@ def trunk_forward_flops(config: TrunkConfig, length: int) -> float:
     """
     head_dim = config.head_dim or config.hidden_size // config.num_heads
     heads = config.num_heads + 2 * (config.num_kv_heads or config.num_heads)
-    weights = config.hidden_size * (heads + config.num_heads) * head_dim
-    weights += 2 * config.hidden_size * config.feed_forward_size
+    attention_weights = config.num_layers * config.hidden_size * (heads + config.num_heads) * head_dim
+    feed_forward_weights = 2 * config.hidden_size * sum(config.feed_forward_sizes)
     attention = 2 * config.num_heads * head_dim * length / 2  # scores and mixing, products of the causal half
-    return config.num_layers * 2 * (2 * weights + attention)
+    return 2 * (2 * (attention_weights + feed_forward_weights) + config.num_layers * attention)
 
 
 def training_flops(trunk: MoIETrunk, embedders: nn.ModuleDict, heads: nn.ModuleDict, batch: Batch) -> float:

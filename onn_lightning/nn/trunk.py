@@ -35,8 +35,8 @@ class TrunkConfig:
         num_heads: query heads.
         num_kv_heads: key/value heads; None: as many as query heads.
         head_dim: channels of a head; None: hidden_size / num_heads.
-        intermediate_size: neurons of the first MoIE layer; None: 8/3 of hidden_size, rounded up to
-            a multiple of 32.
+        intermediate_size: neurons of the first MoIE layer, one number for all blocks or one each; None: 8/3
+            of hidden_size, rounded up to a multiple of 32.
         rope_theta: base of the rotary frequencies; 1e6 suits a native window of 32,768 tokens.
         yarn: extension of the context window, or None.
         sbl: form and initial values of the SBLs.
@@ -47,7 +47,7 @@ class TrunkConfig:
     num_heads: int = 4
     num_kv_heads: int | None = None
     head_dim: int | None = None
-    intermediate_size: int | None = None
+    intermediate_size: int | list[int] | None = None
     rope_theta: float = 1_000_000.0
     yarn: YarnScaling | None = None
     sbl: SBLForm = field(default_factory=SBLForm)
@@ -56,11 +56,20 @@ class TrunkConfig:
         for name in ("hidden_size", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrunkConfig.{name} is {getattr(self, name)}: it must be at least 1")
+        sizes = self.feed_forward_sizes
+        if len(sizes) != self.num_layers or min(sizes) < 1:
+            raise ValueError(
+                f"TrunkConfig.intermediate_size is {self.intermediate_size}: give one size of at least 1 for all "
+                f"blocks, or a list of {self.num_layers}, one for each"
+            )
 
     @property
-    def feed_forward_size(self) -> int:
-        """`intermediate_size`, or its default."""
-        return self.intermediate_size or -(-self.hidden_size * 8 // 3 // 32) * 32
+    def feed_forward_sizes(self) -> tuple[int, ...]:
+        """Neurons of the first MoIE layer of every block."""
+        if isinstance(self.intermediate_size, int | None):
+            default = -(-self.hidden_size * 8 // 3 // 32) * 32
+            return (default if self.intermediate_size is None else self.intermediate_size,) * self.num_layers
+        return tuple(self.intermediate_size)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class TrunkOutput:
 class Block(nn.Module):
     """x + DynSIHA(norm(x)), then x + MoIE(norm(x))."""
 
-    def __init__(self, config: TrunkConfig) -> None:
+    def __init__(self, config: TrunkConfig, intermediate_size: int) -> None:
         super().__init__()
         output_scale = (2 * config.num_layers) ** -0.5
         self.attention = DynSIHA(
@@ -100,7 +109,7 @@ class Block(nn.Module):
             config.sbl,
             output_scale,
         )
-        self.moie = MoIE(config.hidden_size, config.feed_forward_size, config.sbl, output_scale)
+        self.moie = MoIE(config.hidden_size, intermediate_size, config.sbl, output_scale)
 
     def forward(
         self,
@@ -126,7 +135,7 @@ class MoIETrunk(nn.Module):
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, size) for size in config.feed_forward_sizes)
         head_dim = next(self._typed_blocks()).attention.head_dim
         self.rotary = RotaryPositions(head_dim, config.rope_theta, config.yarn)
 
