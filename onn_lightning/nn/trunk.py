@@ -59,8 +59,8 @@ class TrunkConfig:
         sizes = self.feed_forward_sizes
         if len(sizes) != self.num_layers or min(sizes) < 1:
             raise ValueError(
-                f"TrunkConfig.intermediate_size is {self.intermediate_size}: give one size of at least 1 for all "
-                f"blocks, or a list of {self.num_layers}, one for each"
+                f"TrunkConfig.intermediate_size is {self.intermediate_size}: give one size of at least 1 for "
+                f"all blocks, or a list of {self.num_layers}, one for each"
             )
 
     @property

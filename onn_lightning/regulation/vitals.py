@@ -7,7 +7,8 @@ Notable:
   synchronises, so regulators answer with tensors.
 - Nothing here is filtered: in a broken step figures may be NaN or inf. Regulators keep what they had then.
 
-Letters: H modalities that have a head, L blocks of the trunk, N neurons of all SBLs (`MoIETrunk.neuron_slices`).
+Letters: H modalities that have a head, L blocks of the trunk, N neurons of all SBLs
+(`MoIETrunk.neuron_slices`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Vitals:
         modality_targets: [H] number of targets in this step; 0: the modality was absent.
         layer_pi: [L] PI with the mean surprise of the block's own neurons.
         neuron_surprise: [N] S_i.
-        neuron_activation: [N] fraction of the step's tokens for which the neuron fired; exactly 0 where it did
-            not fire at all.
+        neuron_activation: [N] fraction of the step's tokens for which the neuron fired; exactly 0 where it
+            did not fire at all.
     """
 
     step: int

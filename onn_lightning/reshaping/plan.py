@@ -1,7 +1,7 @@
 """`Reshaping`: where every part of the new network comes from.
 
-Growth and pruning are the same operation with other origins: a new part has origin -1, a removed one occurs in
-no origin.
+Growth and pruning are the same operation with other origins: a new part has origin -1, a removed one occurs
+in no origin.
 """
 
 from __future__ import annotations
