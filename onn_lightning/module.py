@@ -29,6 +29,7 @@ from onn_lightning.batch import Batch
 from onn_lightning.checkpoint import description
 from onn_lightning.held_out import BitsPerByte, HeldOutMetrics
 from onn_lightning.modality import HeadOutput, Modality
+from onn_lightning.network import Network
 from onn_lightning.nn import (
     AdditivePositions,
     KVCache,
@@ -110,16 +111,9 @@ class OmniModule(LightningModule):
         self.pi_alpha, self.pi_gamma = pi_alpha, pi_gamma
         self.prior_std_range = prior_std_range
 
-        width = trunk.hidden_size
-        self.trunk = MoIETrunk(trunk)
-        self.positions = AdditivePositions(width, trunk.rope_theta, trunk.yarn)
-        self.embedders = nn.ModuleDict({name: m.build_embedder(width) for name, m in self.modalities.items()})
-        heads = {name: m.build_head(width) for name, m in self.modalities.items()}
-        self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
-        for name, head in self.heads.items():
-            tie_weights = getattr(head, "tie_weights", None)
-            if callable(tie_weights):
-                tie_weights(self.embedders[name])
+        network = Network(trunk, modalities)
+        self.trunk, self.positions = network.trunk, network.positions
+        self.embedders, self.heads = network.embedders, network.heads
         weights = [(loss_weights or {}).get(name, 1.0) for name in self.heads]
         self.register_buffer("loss_weights", torch.tensor(weights))
         self.register_buffer("w_gate", torch.tensor(float(w_gate)))
@@ -127,6 +121,8 @@ class OmniModule(LightningModule):
         self.held_out = nn.ModuleDict()
         self.train_bits_per_byte = BitsPerByte()
         self.last_step: StepRecord | None = None
+        self.history: list[dict[str, Any]] = []
+        """How the network was reshaped so far, see `description.history`."""
 
     # ---- forward ---------------------------------------------------------------------------------
 
@@ -280,7 +276,13 @@ class OmniModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add a plain-data description from which the module can be made again."""
-        checkpoint[description.KEY] = description.describe(self.trunk.config, list(self.modalities.values()))
+        checkpoint[description.KEY] = description.describe(
+            self.trunk.config, list(self.modalities.values()), self.history
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the history that the checkpoint's description holds."""
+        self.history = description.history(checkpoint)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -306,6 +308,7 @@ class OmniModule(LightningModule):
         config, described = description.restore(checkpoint, checkpoint_path, modalities, trusted_packages)
         module = cls(config, described, **init_args)
         description.restore_weights(module, checkpoint, checkpoint_path)
+        module.history = description.history(checkpoint)
         return module.to(map_location).eval()
 
     def generate(self, document: Any, **settings: Any) -> str:

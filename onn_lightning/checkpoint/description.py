@@ -32,9 +32,15 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be used: the message names the file, the reason and the remedy."""
 
 
-def describe(trunk: TrunkConfig, modalities: Sequence[Modality]) -> dict[str, Any]:
+def describe(
+    trunk: TrunkConfig, modalities: Sequence[Modality], history: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """The module's making as plain data (numbers, strings, lists, tensors of bytes).
 
+    Args:
+        trunk: shape of the tower.
+        modalities: those of the run.
+        history: as the function `history` returns it.
     Raises:
         TypeError: if a modality was made with an argument that is not plain data.
     """
@@ -55,7 +61,18 @@ def describe(trunk: TrunkConfig, modalities: Sequence[Modality]) -> dict[str, An
             }
             for modality in modalities
         ],
+        "history": [dict(entry) for entry in history],
     }
+
+
+def history(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How the network of a checkpoint was reshaped so far, the oldest first.
+
+    Returns:
+        One entry a reshaping: "step", the optimizer step at which it was done; "what", one line; "trunk", the
+        shape of the trunk before, as plain data. Empty for a file of before there was a history.
+    """
+    return [dict(entry) for entry in checkpoint.get(KEY, {}).get("history", ())]
 
 
 def _plain(value: Any, where: str) -> Any:
