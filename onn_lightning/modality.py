@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,20 @@ class Modality(ABC):
             name: value if value is None or isinstance(value, bool | int | float | str) else str(value)
             for name, value in self.init_args.items()
         }
+
+    def table_origins(self, previous: Modality) -> Mapping[str, Tensor]:
+        """Where the rows of the embedder's tables come from when this modality takes the place of another.
+
+        Args:
+            previous: the one that the tables were trained with.
+        Returns:
+            By the name of the parameter inside the embedder [rows] int64: the row of the previous table that
+            each row continues (several may continue the same one), -1: a new row, which begins as the mean
+            of the old ones. Tables that are not named stay as they are.
+        Raises:
+            ValueError: if something that was in a table has no row any more.
+        """
+        return {}
 
     def assets(self) -> dict[str, bytes]:
         """Files this instance depends on beyond `init_args`, by name; kept inside checkpoints."""
