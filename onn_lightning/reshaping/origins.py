@@ -153,7 +153,7 @@ def _shape_after(origin: Origin, source: Tensor) -> torch.Size:
 
 
 def neuron_origins(reshaped: Reshaped) -> Tensor:
-    """[N'] the old neuron that each new one continues, -1: none; in the order of `MoIETrunk.neuron_slices`."""
+    """[N'] the old neuron that each new one continues, -1: none; in the order of `neuron_slices`."""
     plan, before = reshaped.plan, reshaped.old.trunk.neuron_slices
     parts = []
     for name, part in reshaped.new.trunk.neuron_slices.items():

@@ -52,6 +52,7 @@ class SoftplusMultiplied:
 
     def _new(self, old: Tensor) -> Tensor:
         sigma = F.softplus(old.double(), threshold=40.0) * self.factor
+        sigma.clamp_min_(torch.finfo(sigma.dtype).tiny)  # where the old one underflows
         return sigma + torch.log(-torch.expm1(-sigma))  # inverse of softplus
 
     def values(self, old: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -49,7 +49,7 @@ class _Values:
     def __init__(self, state_dict: Mapping[str, Any], reshaped: Reshaped, seed: int) -> None:
         self._old = state_dict
         self._plan = reshaped.plan
-        self._initial = cache(self._make_initial)  # one block's parts are asked for one after another
+        self._initial = lru_cache(maxsize=1)(self._make_initial)  # a block's parts come one after another
         self._seed = seed
 
     def of(self, name: str, origin: Origin) -> Tensor:
