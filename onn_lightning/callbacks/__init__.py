@@ -2,6 +2,7 @@
 
 from onn_lightning.callbacks.report import RunReport
 from onn_lightning.callbacks.run_checkpoint import RunCheckpoint
+from onn_lightning.callbacks.run_record import RunRecord
 from onn_lightning.callbacks.throughput import Throughput
 
-__all__ = ["RunCheckpoint", "RunReport", "Throughput"]
+__all__ = ["RunCheckpoint", "RunRecord", "RunReport", "Throughput"]

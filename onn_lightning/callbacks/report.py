@@ -3,6 +3,8 @@
 Notable:
 - Answers come from held-out documents: everything before the last text is the prompt; of a document
   that is text alone, its first characters.
+- Results and answers are also written to the run folder, `results.json` and `samples.json`, for
+  `onn report`.
 - `charts.png` is drawn from the CSV log of all starts of the run.
 """
 
@@ -19,6 +21,7 @@ from rich.table import Table
 
 from onn_lightning.document import Document
 from onn_lightning.modality import BadSampleError
+from onn_lightning.run_report.samples import Sample, prompt_item, save_results, save_samples
 
 CHARTS = (
     ("main loss, nats", ("train/main_loss",)),
@@ -72,6 +75,7 @@ class RunReport(Callback):
                 rows.setdefault(source, {})[figure] = float(value)
         if not rows:
             return
+        save_results(Path(trainer.default_root_dir), stage, _model(trainer), rows)
         losses = sorted({figure for row in rows.values() for figure in row if figure.endswith("_loss")})
         figures = ("exact_match", "bits_per_byte", "accuracy", *losses)
         table = Table(title=f"held-out results ({stage})")
@@ -87,13 +91,17 @@ class RunReport(Callback):
         sources = getattr(getattr(trainer, "datamodule", None), "splits", {}).get(split, {})
         training = module.training
         module.eval()
+        samples = []
         for name, source in sources.items():
             for number in range(min(self.answers, len(source))):
                 index = number * len(source) // self.answers  # spread over the source
                 try:
                     prompt, expected = self._split(source[index])
                     answer = module.generate(prompt, max_new_tokens=self.max_new_tokens)
+                    items = tuple(prompt_item(item, module.modalities) for item in prompt)
+                    samples.append(Sample(name, items, answer, expected))
                 except BadSampleError as error:
+                    samples.append(Sample(name, (), trouble=str(error)))
                     answer, expected, prompt = f"(skipped: {error})", "", []
                 shown = " ".join(str(item[1]) if item[0] == "text" else f"<{item[0]}>" for item in prompt)
                 line = f"[bold]{escape(name)}[/]  {escape(repr(shown))} -> {escape(repr(answer))}"
@@ -101,6 +109,9 @@ class RunReport(Callback):
                     line + (f"   (is {escape(repr(expected))})" if expected else ""), highlight=False
                 )
         module.train(training)
+        if samples:
+            stage = "val" if split == "validation" else split
+            save_samples(Path(trainer.default_root_dir), stage, _model(trainer), samples)
 
     def _split(self, document: Document) -> tuple[Document, str]:
         if len(document) > 1 and document[-1][0] == "text":
@@ -108,6 +119,13 @@ class RunReport(Callback):
         if document[0][0] == "text":
             return [("text", document[0][1][: self.prompt_length])], ""
         return document, ""
+
+
+def _model(trainer: Trainer) -> str:
+    """Which model is loaded, in words."""
+    if trainer.state.fn == "fit":
+        return f"step {trainer.global_step:,}"
+    return Path(trainer.ckpt_path).name if trainer.ckpt_path else "as it was given"
 
 
 def draw_charts(folder: Path) -> Path | None:

@@ -6,6 +6,7 @@ runs/<name>/
   checkpoints/           last.ckpt and the newest step
   events.out.tfevents.*  TensorBoard
   csv/version_<n>/       metrics.csv of each start of the run (a resumed run adds one)
+  record.json            its starts, counts, times and sources; samples.json, results.json: as printed
 ```
 Notable: a checkpoint counts only once it is complete; a torn `last.ckpt` is passed over in favour of
 the newest one that is whole.
@@ -24,7 +25,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from onn_lightning.callbacks import RunCheckpoint, RunReport, Throughput
+from onn_lightning.callbacks import RunCheckpoint, RunRecord, RunReport, Throughput
 from onn_lightning.cli.interrupt import FinishStep
 
 CHECKPOINTS = "checkpoints"
@@ -53,8 +54,7 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
         )
     if trainer.get("logger") is not False:
         callbacks += [kind() for kind in (LearningRateMonitor, Throughput) if not _any(given, kind)]
-    if not _any(given, RunReport):
-        callbacks.append(RunReport())
+    callbacks += [kind() for kind in (RunRecord, RunReport) if not _any(given, kind)]
     return callbacks
 
 
