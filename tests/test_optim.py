@@ -39,9 +39,10 @@ def test_groups_hold_what_their_names_say() -> None:
     module = make_module()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     groups = {group["name"]: [names[id(p)] for p in group["params"]] for group in parameter_groups(module)}
-    assert list(groups) == ["matrix", "sigma", "embedding", "vector"]
+    assert list(groups) == ["matrix", "sigma", "gate", "embedding", "vector"]
     assert groups["embedding"] == ["embedders.text.character.weight"]  # the tied head adds none
     assert len(groups["sigma"]) == 4 and all(name.endswith("sigma_weight") for name in groups["sigma"])
+    assert len(groups["gate"]) == 4 and all(name.endswith("gate_param") for name in groups["gate"])
     assert all(name.endswith(("mu_weight", "projection.weight")) for name in groups["matrix"])
     assert {"positions.gain", "heads.text.logit_scale"} < set(groups["vector"])
 
@@ -49,7 +50,7 @@ def test_groups_hold_what_their_names_say() -> None:
 def test_only_matrices_decay() -> None:
     optimizer = default_optimizer(parameter_groups(make_module()))
     decays = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
-    assert decays == {"matrix": 0.1, "sigma": 0.0, "embedding": 0.0, "vector": 0.0}
+    assert decays == {"matrix": 0.1, "sigma": 0.0, "gate": 0.0, "embedding": 0.0, "vector": 0.0}
 
 
 @pytest.mark.parametrize("embedding_lr", [None, 0.03])
@@ -103,7 +104,7 @@ def test_the_joint_optimizer_resumes_from_its_state_with_a_scheduler() -> None:
     resumed.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
     scheduler.load_state_dict(saved[2])
-    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.025, 0.05, 0.025]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.025, 0.025, 0.05, 0.025]
     train(resumed, optimizer, scheduler, range(2, 3))
     for (name, measured), expected in zip(resumed.named_parameters(), through.parameters(), strict=True):
         assert torch.equal(measured, expected), name

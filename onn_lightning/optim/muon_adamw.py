@@ -1,44 +1,17 @@
-"""Parameter groups, and optimizers chosen by class path.
+"""`MuonAdamW`: the matrices to Muon, everything else to AdamW, as one optimizer with one state.
 
-Notable:
-- Groups are named: `matrix` (mean weights and projections: decayed), `sigma`, `embedding`, `vector` (gates,
-  biases, gains and all that is no matrix: none of them decayed). Any torch optimizer takes them as they are.
-- `MuonAdamW` gives the matrices to torch's Muon and everything else to AdamW, as one optimizer with
-  one state, so that schedulers, clipping and checkpoints need not know.
+Notable: schedulers, clipping and checkpoints see one optimizer and need not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-
-def default_optimizer(groups: Iterable[Any]) -> torch.optim.Optimizer:
-    """AdamW with the usual settings of language models."""
-    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-
-
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Sort a module's parameters into the named groups; tied parameters appear once."""
-    embeddings = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
-    groups: dict[str, list[nn.Parameter]] = {"matrix": [], "sigma": [], "embedding": [], "vector": []}
-    for name, parameter in module.named_parameters():
-        if id(parameter) in embeddings:
-            groups["embedding"].append(parameter)
-        elif name.endswith("sigma_weight"):
-            groups["sigma"].append(parameter)
-        elif parameter.ndim == 2:
-            groups["matrix"].append(parameter)
-        else:
-            groups["vector"].append(parameter)
-    return [
-        {"params": parameters, "name": name} | ({} if name == "matrix" else {"weight_decay": 0.0})
-        for name, parameters in groups.items()
-        if parameters
-    ]
+from onn_lightning.optim.groups import require_fitting_state
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -96,6 +69,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore, and share the restored groups and state with the parts again."""
+        require_fitting_state(self, state_dict)
         super().load_state_dict(state_dict)
         self._share()
 
