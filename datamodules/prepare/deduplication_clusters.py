@@ -19,7 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from datamodules.prepare.records import StepRecord
 from datamodules.prepare.step import RecordedStep
-from datamodules.text.compiled import kernel
+from onn_lightning.compiled import kernel
 
 EXACT, NEAR = "exact copy", "near copy"
 """Reasons that the record counts by."""

@@ -24,7 +24,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from datamodules.prepare.document import Item, unpack
 from datamodules.prepare.filters.words import Hashes, mix, ngram_hashes, words_of
-from datamodules.text.compiled import kernel
+from onn_lightning.compiled import kernel
 
 HASHES_PER_RECORD = 2
 HASH_BOUND = (1 << 61) - 1

@@ -23,9 +23,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.text.compiled import kernel
 from datamodules.text.tokenizer import DualTokenizer, Encoding
 from datamodules.text.vocabulary import Ids
+from onn_lightning.compiled import kernel
 
 BYTES_PER_TOKEN = 5
 _MAX_CHAR_IDS = 1 << 16

@@ -27,9 +27,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.text.compiled import tight_kernel
 from datamodules.text.hashing import SEED, bucket, mixed
 from datamodules.text.trie import BASE, COST, ROOT, WORD, Cells, Checks
+from onn_lightning.compiled import tight_kernel
 
 # What a token is to the segmenter.
 OTHER, LETTER, APOSTROPHE, LEAD_BYTE, CONTINUATION_BYTE = 0, 1, 2, 3, 4

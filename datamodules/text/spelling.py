@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.text.compiled import kernel
+from onn_lightning.compiled import kernel
 
 
 @kernel

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.text.compiled import kernel
+from onn_lightning.compiled import kernel
 
 BASE, WORD, COST = 0, 1, 2
 NO_WORD_COST = 2**31 - 1

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from datamodules.prepare.filters.characters import NEWLINE, SPACE, CodePoints, Kinds
 from datamodules.prepare.filters.words import HASH_PRIME, HASH_START
-from datamodules.text.compiled import kernel
+from onn_lightning.compiled import kernel
 
 Places = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]

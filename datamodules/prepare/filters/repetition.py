@@ -21,7 +21,7 @@ from datamodules.prepare.filters.characters import code_points_of, kinds_of
 from datamodules.prepare.filters.layout import Lines, find_lines
 from datamodules.prepare.filters.words import Counts, Hashes, Words, find_words, mix, ngram_hashes
 from datamodules.prepare.step import Filter
-from datamodules.text.compiled import kernel
+from onn_lightning.compiled import kernel
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from datamodules.prepare.filters.characters import (
     fold_table,
     kinds_of,
 )
-from datamodules.text.compiled import kernel
+from onn_lightning.compiled import kernel
 
 Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int64]

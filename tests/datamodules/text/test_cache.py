@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datamodules.text.cache import cache_folder, cached_arrays
-from datamodules.text.compiled import kernel
+from onn_lightning.compiled import kernel
 
 
 @pytest.fixture(autouse=True)

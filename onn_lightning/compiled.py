@@ -16,8 +16,17 @@ R = TypeVar("R")
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a loop over integers to machine code at its first call."""
+    """Compile a loop to machine code at its first call."""
     return _compiled(function)
+
+
+def threaded_kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """A kernel on real numbers that several threads run at a time.
+
+    It lets go of the interpreter's lock while it runs, and divides as numpy does: by zero too, without the
+    check that would keep its loops from being vectorised.
+    """
+    return _compiled(function, nogil=True, error_model="numpy")
 
 
 def tight_kernel(function: Callable[P, R]) -> Callable[P, R]:
