@@ -14,7 +14,7 @@ Notable:
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -143,6 +143,29 @@ class TextModality(Modality):
     def fingerprint(self) -> dict[str, Any]:
         """That of the tokenizer."""
         return {"tokenizer": self.tokenizer.fingerprint}
+
+    def table_origins(self, previous: Modality) -> Mapping[str, Tensor]:
+        """Rows of the character, word and n-gram tables, see `datamodules.text.table_rows`.
+
+        Raises:
+            ValueError: if something in the previous tables has no row any more, or other tables are in use.
+        """
+        from datamodules.text.table_rows import feature_origins
+
+        if not isinstance(previous, TextModality):
+            raise ValueError(f"the tables of a {type(previous).__name__} cannot go on as those of text")
+        for name in ("use_words", "use_previous_words", "embedding_size"):
+            now, before = self.init_args[name], previous.init_args[name]
+            if now != before:
+                raise ValueError(f"{name} cannot go from {before} to {now}: tables only get more rows")
+        origins = feature_origins(
+            previous.tokenizer, self.tokenizer, previous.ngram_buckets, self.ngram_buckets
+        )
+        if not self.init_args["use_words"]:
+            del origins["word"]
+        if not self.init_args["use_previous_words"]:
+            del origins["previous_word"]
+        return {f"{table}.weight": torch.from_numpy(rows) for table, rows in origins.items()}
 
     def stream(self, prefix: str = "") -> FeatureStream:
         """Features of what is written after `prefix`, one char id at a time."""

@@ -93,24 +93,22 @@ def trace(trunk: TrunkConfig, modalities: Sequence[Modality], plan: Reshaping) -
 def _origins(
     trunk: TrunkConfig, plan: Reshaping, old: Network, new: Network, tables: Mapping[str, Tensor]
 ) -> dict[str, Origin]:
-    canonical = {id(parameter): name for name, parameter in new.named_parameters()}
-    before = old.state_dict(keep_vars=True)
+    owners = {id(parameter): name for name, parameter in new.named_parameters()}
+    before, after = old.state_dict(keep_vars=True), new.state_dict(keep_vars=True)
+    differ = {name for name in before.keys() ^ after.keys() if not name.startswith(BLOCKS)}
+    differ |= tables.keys() - after.keys()
+    if differ:
+        raise ValueError(
+            f"cannot reshape: {sorted(differ)} are not in both networks; a modality that takes the place of "
+            "another must have the same tables and layers"
+        )
     origins = {}
-    for name, tensor in new.state_dict(keep_vars=True).items():
-        owner = canonical.get(id(tensor), name)  # of tied parameters the first
-        if owner.startswith(BLOCKS):
-            origin = _in_block(owner, trunk, plan)
-        else:
-            origin = Origin(owner, rows=tables.get(owner))
-        source = None if origin.source is None else before.get(origin.source)
-        if origin.source is not None and source is None:
-            raise ValueError(f"cannot reshape: the old network has no tensor {origin.source} for {name}")
-        if source is not None and _shape_after(origin, source) != tensor.shape:
-            raise ValueError(
-                f"cannot reshape: {name} has shape {tuple(tensor.shape)} in the new network, from the old "
-                f"one comes {tuple(_shape_after(origin, source))}; a modality whose tables grow says in "
-                "`table_origins` what their rows continue"
-            )
+    for name, tensor in after.items():
+        owner = owners.get(id(tensor), name)  # of tied parameters the first
+        in_block = owner.startswith(BLOCKS)
+        origin = _in_block(owner, trunk, plan) if in_block else Origin(owner, rows=tables.get(owner))
+        if origin.source is not None:
+            _check_shape(name, origin, before[origin.source].shape, tensor.shape)
         origins[name] = origin
     return origins
 
@@ -143,13 +141,22 @@ def _rescaling(part: str, trunk: TrunkConfig, old: int, new: int) -> Rescaling |
     return None if trunk.sbl.normalized else SoftplusMultiplied(wider)
 
 
-def _shape_after(origin: Origin, source: Tensor) -> torch.Size:
-    shape = list(source.shape)
-    if origin.rows is not None:
-        shape[0] = len(origin.rows)
-    if origin.columns is not None:
-        shape[1] = len(origin.columns)
-    return torch.Size(shape)
+def _check_shape(name: str, origin: Origin, old: torch.Size, new: torch.Size) -> None:
+    shape = list(old)
+    for dimension, origins in enumerate((origin.rows, origin.columns)):
+        if origins is None:
+            continue
+        if len(origins) and int(origins.max()) >= old[dimension]:
+            raise ValueError(
+                f"cannot reshape: {name} is to continue row {int(origins.max())} of {origin.source}, which "
+                f"has {old[dimension]}"
+            )
+        shape[dimension] = len(origins)
+    if torch.Size(shape) != new:
+        raise ValueError(
+            f"cannot reshape: {name} has shape {tuple(new)} in the new network, from the old one comes "
+            f"{tuple(shape)}; a modality whose tables grow says in `table_origins` what their rows continue"
+        )
 
 
 def neuron_origins(reshaped: Reshaped) -> Tensor:
