@@ -6,15 +6,15 @@ Notable:
   L_gate enters as w_gate * gate_handle: zero in value, its gradient is injected inside backward.
 - `w_gate`, `w_kl` and the loss weights are buffers: a callback may change them at any step, they are in the
   checkpoint, and no step is recompiled or synchronised for them.
-- Surprise exists only after backward; `on_after_backward` turns it into PI and the logged figures.
+- Surprise exists only after backward: a step leaves a `StepRecord`, out of which the `PIMonitor` callback
+  makes PI and all logged figures, over micro-batches and ranks.
 - No `.item()` and no Python branch on a tensor's value in the training step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +38,11 @@ from onn_lightning.nn import (
     TrunkOutput,
     scatter_embeddings,
 )
-from onn_lightning.nn.loss import gaussian_kl, predictive_integrity
+from onn_lightning.nn.loss import gaussian_kl
 from onn_lightning.optim import default_optimizer, parameter_groups
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one training step leaves for `on_after_backward` and for callbacks (all detached).
-
-    Args:
-        main_loss: L_main, nats.
-        tau: entropy of the predictions, nats.
-        surprise: [N] leaf; its `.grad` holds S of every neuron once backward has run.
-        activation: [N] fraction of the tokens for which each neuron fired.
-    """
-
-    main_loss: Tensor
-    tau: Tensor
-    surprise: Tensor
-    activation: Tensor
+from onn_lightning.regulation.integrity import Alpha, Gamma, Integrity
+from onn_lightning.regulation.step_sums import StepRecord
+from onn_lightning.regulation.vitals import Vitals
 
 
 class OmniModule(LightningModule):
@@ -71,10 +57,12 @@ class OmniModule(LightningModule):
         loss_weights: weight of each modality's loss in L_main, by name; 1 where absent.
         w_gate: weight of the gate loss.
         w_kl: weight of the KL term.
-        pi_alpha, pi_gamma: constants of PI.
+        pi_alpha: how steep PI is; a number, or "activation_rate".
+        pi_gamma: how much surprise counts in PI; a number, or "gate_threshold" (its softplus).
         prior_std_range: bounds (low, high) within which the KL's prior_std follows tau.
     Raises:
-        ValueError: for two modalities of one name, or a loss weight for an unknown one.
+        ValueError: for two modalities of one name, a loss weight for an unknown one, or a constant of PI that
+            is neither a number of at least 0 nor the word.
     """
 
     trunk: MoIETrunk
@@ -95,8 +83,8 @@ class OmniModule(LightningModule):
         loss_weights: dict[str, float] | None = None,
         w_gate: float = 0.001,
         w_kl: float = 0.01,
-        pi_alpha: float = 1.0,
-        pi_gamma: float = 1.0,
+        pi_alpha: Alpha = 1.0,
+        pi_gamma: Gamma = 1.0,
         prior_std_range: tuple[float, float] = (0.1, 1.0),
     ) -> None:
         super().__init__()
@@ -108,7 +96,7 @@ class OmniModule(LightningModule):
             raise ValueError(f"loss_weights names {sorted(unknown)}, the run has {sorted(self.modalities)}")
         self.optimizer = optimizer
         self.warmup_steps, self.min_lr_ratio = warmup_steps, min_lr_ratio
-        self.pi_alpha, self.pi_gamma = pi_alpha, pi_gamma
+        self.integrity = Integrity(pi_alpha, pi_gamma)
         self.prior_std_range = prior_std_range
 
         network = Network(trunk, modalities)
@@ -121,6 +109,8 @@ class OmniModule(LightningModule):
         self.held_out = nn.ModuleDict()
         self.train_bits_per_byte = BitsPerByte()
         self.last_step: StepRecord | None = None
+        self.vitals: Vitals | None = None
+        """The figures of the newest optimizer step, set by `PIMonitor`."""
         self.history: list[dict[str, Any]] = []
         """How the network was reshaped so far, see `description.history`."""
 
@@ -165,54 +155,38 @@ class OmniModule(LightningModule):
         outputs = self.predict_targets(batch, output.hidden)
         main_loss = self.main_loss(outputs)
         tau = _mean_entropy(outputs, main_loss)
-        prior_std = tau.clamp(*self.prior_std_range)
+        prior_std = self.prior_std(tau)
         kl = gaussian_kl(((sbl.mu_weight, sbl.sigma_weight) for _, sbl in self.trunk.sbl_layers()), prior_std)
         loss = main_loss + self.w_gate * output.auxiliary.gate_handle + self.w_kl * kl
 
+        losses = [outputs[name].loss.detach() if name in outputs else None for name in self.heads]
+        entropies = [outputs[name].entropy if name in outputs else None for name in self.heads]
         self.last_step = StepRecord(
-            main_loss.detach(), tau, output.auxiliary.surprise, output.auxiliary.activation
+            main_loss=main_loss.detach(),
+            tau=tau,
+            prior_std=prior_std,
+            kl=kl.detach(),
+            surprise=output.auxiliary.surprise,
+            activation=output.auxiliary.activation,
+            tokens=batch.modality_ids.numel(),
+            loss_sums=_sums(losses, main_loss),
+            entropy_sums=_sums(entropies, main_loss),
+            targets=_counts(losses),
+            predictions=_counts(entropies),
         )
-        for name, head_output in outputs.items():
-            self.log(f"train/{name}_loss", _mean(head_output.loss.detach()))
+        for head_output in outputs.values():
             if head_output.num_bytes is not None:  # a single batch says little of text: over the whole epoch
                 self.train_bits_per_byte.update(head_output.loss.detach(), head_output.num_bytes)
                 self.log("train/bits_per_byte", self.train_bits_per_byte, on_step=False, on_epoch=True)
-        self.log_dict({"train/kl_loss": kl.detach(), "train/prior_std": prior_std, "train/tau": tau})
-        self.log("train/main_loss", main_loss.detach(), prog_bar=True)
         return loss
 
-    def on_after_backward(self) -> None:
-        """Read the surprise off its leaf; log PI and the state of the neurons."""
-        record = self.last_step
-        if record is None or record.surprise.grad is None:
-            return
-        surprise = record.surprise.grad * self._gradient_scale()
-        gate_losses = [torch.special.entr(p).sum() for p in self._surprise_shares(surprise)]
-        pi = predictive_integrity(record.main_loss, record.tau, surprise.mean(), self.pi_alpha, self.pi_gamma)
-        layers = [sbl for _, sbl in self.trunk.sbl_layers()]
-        self.log("train/pi", pi, prog_bar=True)
-        self.log_dict(
-            {
-                "train/surprise": surprise.mean(),
-                "train/gate_loss": torch.stack(gate_losses).sum(),
-                "train/activation_rate": record.activation.mean(),
-                "train/sigma": _mean_over(
-                    nn.functional.softplus(sbl.sigma_weight.detach()) for sbl in layers
-                ),
-                "train/gate": _mean_over(sbl.gate_param.detach() for sbl in layers),
-            }
-        )
+    def prior_std(self, tau: Tensor) -> Tensor:
+        """Standard deviation of the KL's prior where the predictions have entropy `tau`."""
+        return tau.clamp(*self.prior_std_range)
 
-    def _surprise_shares(self, surprise: Tensor) -> list[Tensor]:
-        """[N] over all neurons -> p of each SBL: its neurons' shares of the SBL's surprise."""
-        parts = [surprise[part] for part in self.trunk.neuron_slices.values()]
-        return [part / part.sum().clamp_min(torch.finfo(part.dtype).tiny) for part in parts]
-
-    def _gradient_scale(self) -> float | Tensor:
-        """What undoes accumulation and loss scaling in a gradient."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = self.trainer.accumulate_grad_batches
-        return scale if scaler is None else scale / scaler.get_scale()
+    def mean_gate(self) -> Tensor:
+        """Scalar, mean firing threshold of all neurons."""
+        return torch.cat([layer.gate_param.detach() for _, layer in self.trunk.sbl_layers()]).mean()
 
     # ---- held-out data ---------------------------------------------------------------------------
 
@@ -329,9 +303,11 @@ def _mean_entropy(outputs: Mapping[str, HeadOutput], like: Tensor) -> Tensor:
     return _mean(torch.cat(entropies)).to(like.dtype) if entropies else like.new_zeros(())
 
 
-def _mean_over(tensors: Any) -> Tensor:
-    """Mean over the elements of all tensors."""
-    tensors = list(tensors)
-    return torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors]).sum() / sum(
-        tensor.numel() for tensor in tensors
-    )
+def _sums(values: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """[H] sum of each tensor; 0 where there is none."""
+    zero = like.new_zeros(())
+    return torch.stack([zero if value is None else value.sum(dtype=like.dtype) for value in values])
+
+
+def _counts(values: Sequence[Tensor | None]) -> tuple[int, ...]:
+    return tuple(0 if value is None else value.numel() for value in values)

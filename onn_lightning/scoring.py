@@ -2,10 +2,10 @@
 
 Notable:
 - The same sums as in training, but a document at a time: L_main is the weighted sum of each modality's mean
-  loss, tau the mean entropy, PI = exp(-alpha * (L_main / tau + gamma * mean surprise)).
+  loss, tau the mean entropy, PI = exp(-alpha * (L_main / tau + gamma * mean surprise)), `module.integrity`.
 - Documents are packed into rows, one forward pass for many. Surprise is the norm of a gradient over ONE
   document's tokens, so that asking for it costs a forward and a backward pass a document; without it, its
-  term is 0.
+  term is 0. Where alpha is the activation rate, it is that of ONE document's rows: a forward pass each.
 - The module's parameters keep their gradients and their `requires_grad`; nothing is trained here.
 - Sums are in float64, products in the weights' type: on another machine the last digits may differ.
 """
@@ -25,7 +25,7 @@ from onn_lightning.batch import Batch, Segment
 from onn_lightning.document import Document, encode_document
 from onn_lightning.modality import HeadOutput
 from onn_lightning.module import OmniModule
-from onn_lightning.nn.loss import bits_per_byte, predictive_integrity
+from onn_lightning.nn.loss import bits_per_byte
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,23 @@ class DocumentScorer:
 
     def score(self, documents: Sequence[EncodedDocument]) -> list[Score]:
         """Score documents, in their order."""
-        if not self.with_surprise:
-            with torch.no_grad():
-                return [sums.score(self.module) for sums in self._sums(documents)]
+        if not self.with_surprise and not isinstance(self.module.integrity.alpha, str):
+            return [sums.score(self.module) for sums in self._sums(documents)]
         scores = []
         for document in documents:
             (sums,) = self._sums([document])
-            scores.append(sums.score(self.module, self._surprise(document, sums)))
+            surprise = self._surprise(document, sums) if self.with_surprise else 0.0
+            scores.append(sums.score(self.module, surprise))
         return scores
 
     def _sums(self, documents: Sequence[EncodedDocument]) -> list[_Sums]:
         sums = [_Sums() for _ in documents]
         with torch.no_grad():
             for batch, owners in self._batches(documents):
-                outputs = self.module.predict_targets(batch, self.module(batch).hidden)
+                seen = self.module(batch)
+                for own in sums:
+                    own.add_activation(seen.auxiliary.activation, batch.modality_ids.numel())
+                outputs = self.module.predict_targets(batch, seen.hidden)
                 for name, output in outputs.items():
                     sources = batch.modalities[name].source_indices
                     assert sources is not None  # predict_targets gave it an output
@@ -174,6 +177,12 @@ class _Sums:
         self.counts: dict[str, int] = {}
         self.text_nats = self.num_bytes = 0.0
         self.entropy = self.predictions = 0.0
+        self.fired = self.tokens = 0.0
+
+    def add_activation(self, activation: Tensor, tokens: int) -> None:
+        """Add a batch's activation [N] over `tokens` places."""
+        self.fired += float(activation.double().mean()) * tokens
+        self.tokens += tokens
 
     def score(self, module: OmniModule, surprise: float = 0.0) -> Score:
         """The figures that these sums make."""
@@ -182,8 +191,9 @@ class _Sums:
             return Score(*[math.nan] * 5)
         main_loss = sum(weights[name] * nats / self.counts[name] for name, nats in self.nats.items())
         tau = self.entropy / self.predictions if self.predictions else math.nan
-        loss, entropy, mean = torch.tensor([main_loss, tau, surprise], dtype=torch.float64)
-        pi = predictive_integrity(loss, entropy, mean, module.pi_alpha, module.pi_gamma)
+        figures = [main_loss, tau, surprise, self.fired / self.tokens, float(module.mean_gate())]
+        loss, entropy, mean, activation, gate = torch.tensor(figures, dtype=torch.float64)
+        pi = module.integrity(loss, entropy, mean, activation, gate)
         bits = bits_per_byte(torch.tensor(self.text_nats), torch.tensor(self.num_bytes))
         return Score(float(bits) if self.num_bytes else math.nan, main_loss, tau, surprise, float(pi))
 

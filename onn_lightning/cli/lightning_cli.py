@@ -38,6 +38,7 @@ from onn_lightning.cli.run_folder import (
     default_loggers,
     is_complete,
     newest_checkpoint,
+    with_monitor,
 )
 
 _log = logging.getLogger("lightning.pytorch")  # shown on the terminal by Lightning, on rank 0
@@ -194,7 +195,7 @@ class OmniCLI(LightningCLI):
             kwargs["logger"] = default_loggers(self.run_folder)
         given = trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
-        kwargs["callbacks"] = [*given, *default_callbacks(given, trainer.as_dict())]
+        kwargs["callbacks"] = [*with_monitor(given), *default_callbacks(given, trainer.as_dict())]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError) as error:  # Lightning's own checks of the arguments

@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from onn_lightning.callbacks import RunCheckpoint, RunRecord, RunReport, Throughput
+from onn_lightning.callbacks import PIMonitor, RunCheckpoint, RunRecord, RunReport, Throughput
 from onn_lightning.cli.interrupt import FinishStep
 
 CHECKPOINTS = "checkpoints"
@@ -56,6 +56,17 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
         callbacks += [kind() for kind in (LearningRateMonitor, Throughput) if not _any(given, kind)]
     callbacks += [kind() for kind in (RunRecord, RunReport) if not _any(given, kind)]
     return callbacks
+
+
+def with_monitor(given: Sequence[Callback]) -> list[Callback]:
+    """The callbacks of a config, with a PI monitor in front of them where they have none.
+
+    In front, since regulating callbacks read what it measures in the same step.
+
+    Args:
+        given: callbacks of the config.
+    """
+    return [*given] if _any(given, PIMonitor) else [PIMonitor(), *given]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -141,18 +141,21 @@ def gaussian_kl(weights: Iterable[tuple[Tensor, Tensor]], prior_std: Tensor) -> 
 
 
 def predictive_integrity(
-    main_loss: Tensor, tau: Tensor, surprise: Tensor, alpha: float, gamma: float
+    main_loss: Tensor, tau: Tensor, surprise: Tensor, alpha: float | Tensor, gamma: float | Tensor
 ) -> Tensor:
-    """PI = exp(-alpha * (L_main / tau + gamma * mean surprise)), in (0, 1].
+    """PI = exp(-alpha * (L_main / tau + gamma * mean surprise)), in (0, 1] wherever its arguments are finite.
 
     Args:
         main_loss: L_main, nats.
         tau: entropy of the predictions, nats; kept away from 0, where a model that is certain and
             right would divide 0 by 0.
         surprise: mean S over the neurons.
-        alpha, gamma: how steep, and how much surprise counts.
+        alpha, gamma: how steep, and how much surprise counts; at least 0.
     """
-    return torch.exp(-alpha * (main_loss / tau.clamp_min(1e-3) + gamma * surprise))
+    distress = main_loss / tau.clamp_min(1e-3) + gamma * surprise
+    limits = torch.finfo(distress.dtype)
+    # a loss below 0 (a density's) is no more than perfect, and no loss takes PI to 0, however it is rounded
+    return torch.exp(-alpha * distress.clamp(0, limits.max)).clamp_min(limits.tiny)
 
 
 def bits_per_byte(nats: Tensor, num_bytes: Tensor) -> Tensor:
