@@ -90,7 +90,7 @@ def find_checkpoint(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    from onn_lightning.cli.run_folder import CHECKPOINTS, newest_checkpoint
+    from onn_lightning.checkpoint.complete import CHECKPOINTS, newest_checkpoint
 
     newest = newest_checkpoint(path)
     if newest is None:

@@ -25,19 +25,17 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from onn_lightning import __version__
+from onn_lightning.checkpoint.complete import CHECKPOINTS, is_complete, newest_checkpoint
 from onn_lightning.cli.allocator import keep_freed_memory
 from onn_lightning.cli.config_files import bundled_list
 from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
 from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.run_folder import (
-    CHECKPOINTS,
     RUNS,
     SaveRunConfig,
     default_callbacks,
     default_loggers,
-    is_complete,
-    newest_checkpoint,
     with_monitor,
 )
 

@@ -8,13 +8,11 @@ runs/<name>/
   csv/version_<n>/       metrics.csv of each start of the run (a resumed run adds one)
   record.json            its starts, counts, times and sources; samples.json, results.json: as printed
 ```
-Notable: a checkpoint counts only once it is complete; a torn `last.ckpt` is passed over in favour of
-the newest one that is whole.
+Notable: which of the checkpoints a run resumes from, `onn_lightning.checkpoint.complete` says.
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +26,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from onn_lightning.callbacks import PIMonitor, RunCheckpoint, RunRecord, RunReport, Throughput
 from onn_lightning.cli.interrupt import FinishStep
 
-CHECKPOINTS = "checkpoints"
 RUNS = "runs"
 
 
@@ -67,25 +64,6 @@ def with_monitor(given: Sequence[Callback]) -> list[Callback]:
         given: callbacks of the config.
     """
     return [*given] if _any(given, PIMonitor) else [PIMonitor(), *given]
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, None where it has none.
-
-    Args:
-        folder: the run folder.
-    """
-    found = (folder / CHECKPOINTS).glob("*.ckpt")
-    complete = [path for path in found if is_complete(path)]
-    # last.ckpt is written right after the numbered checkpoint of the same step: later name breaks the tie
-    return max(complete, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
-
-
-def is_complete(path: Path) -> bool:
-    """Whether a checkpoint was written to its end."""
-    if path.is_dir():  # sharded: its index is written last
-        return (path / ".metadata").is_file()
-    return zipfile.is_zipfile(path)  # torch writes zip files, whose directory stands at the end
 
 
 def _any(callbacks: Sequence[Callback], kind: type[Callback]) -> bool:

@@ -1,8 +1,7 @@
 """Reading and writing the small JSON files of a run folder.
 
 Notable:
-- A file is written beside its place and renamed: a reader, or a kill at any moment, finds the old one or
-  the new one, never a torn one.
+- A reader, or a kill at any moment, finds the old file or the new one, never a torn one.
 - What is read may come from anybody: it is bounded in size, and every value is asked for by its type, so
   that a wrong one is an error that names it.
 """
@@ -10,10 +9,11 @@ Notable:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from onn_lightning.dashboard.files import write_whole
 
 MAX_BYTES = 16 << 20
 _LIMIT = 1 << 63
@@ -31,9 +31,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         content: plain data.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    write_whole(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> Fields:

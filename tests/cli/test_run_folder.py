@@ -16,8 +16,8 @@ from cli_standins import Outcome
 
 from datamodules import OmniDataModule
 from onn_lightning import OmniModule
+from onn_lightning.checkpoint.complete import newest_checkpoint
 from onn_lightning.cli.lightning_cli import OmniCLI
-from onn_lightning.cli.run_folder import newest_checkpoint
 
 Onn = Callable[..., Outcome]
 Write = Callable[..., str]
