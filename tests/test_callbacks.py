@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 from toy import ByteText, Patches, pack
 
 from onn_lightning import Batch, OmniModule
-from onn_lightning.callbacks import RunCheckpoint, RunReport, Throughput
-from onn_lightning.callbacks.report import draw_charts
+from onn_lightning.callbacks import Dashboard, PIMonitor, RunCheckpoint, RunReport, Throughput
 from onn_lightning.nn import TrunkConfig
 
 MODALITIES = [ByteText(), Patches()]
@@ -25,7 +24,7 @@ def batches(count: int) -> list[Batch]:
     return [pack(rows, MODALITIES) for _ in range(count)]
 
 
-def train(folder: Path, steps: int, *callbacks: RunCheckpoint | RunReport | Throughput) -> Trainer:
+def train(folder: Path, steps: int, *callbacks: Callback) -> Trainer:
     torch.manual_seed(0)
     module = OmniModule(TrunkConfig(16, 1, 2, intermediate_size=24), copy.deepcopy(MODALITIES))
     trainer = Trainer(
@@ -61,13 +60,18 @@ def test_throughput_is_logged_at_the_rhythm_of_the_trainer(tmp_path: Path) -> No
     assert 0 <= float(trainer.callback_metrics["train/data_wait"]) <= 1
 
 
-def test_the_report_draws_the_charts_and_says_where_they_are(
+def test_the_report_says_where_the_charts_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, 4, PIMonitor(), Dashboard(), RunReport(answers=0))
+    said = capsys.readouterr().out.replace("\n", "")  # long paths are broken over lines
+    for name in ("core_metrics.png", "neurons.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert str(tmp_path / name) in said
+
+
+def test_the_report_of_a_run_without_charts_names_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(tmp_path, 4, RunReport(answers=0))
-    assert (tmp_path / "charts.png").read_bytes().startswith(b"\x89PNG")
-    assert "charts" in capsys.readouterr().out
-
-
-def test_a_folder_without_logs_has_no_charts(tmp_path: Path) -> None:
-    assert draw_charts(tmp_path) is None
+    train(tmp_path, 2, RunReport(answers=0))
+    said = capsys.readouterr().out
+    assert "run folder" in said
+    assert "charts" not in said and "tensorboard" not in said

@@ -5,36 +5,28 @@ Notable:
   that is text alone, its first characters.
 - Results and answers are also written to the run folder, `results.json` and `samples.json`, for
   `onn report`.
-- `charts.png` is drawn from the CSV log of all starts of the run.
+- The charts are those that `Dashboard` left in the run folder.
 """
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onn_lightning.dashboard.job import CORE_METRICS, NEURONS
 from onn_lightning.document import Document
 from onn_lightning.modality import BadSampleError
 from onn_lightning.run_report.samples import Sample, prompt_item, save_results, save_samples
 
-CHARTS = (
-    ("main loss, nats", ("train/main_loss",)),
-    ("PI", ("train/pi",)),
-    ("tau, nats", ("train/tau",)),
-    ("activation rate", ("train/activation_rate",)),
-    ("sigma and gate", ("train/sigma", "train/gate")),
-    ("tokens a second", ("train/tokens_per_second",)),
-)
-
 
 class RunReport(Callback):
-    """Prints results and answers when fitting or testing ends, and draws `charts.png`.
+    """Prints results and answers when fitting or testing ends, and where the charts are.
 
     Args:
         answers: sample answers a source.
@@ -52,10 +44,12 @@ class RunReport(Callback):
         console, folder = Console(), Path(trainer.default_root_dir)
         self._print_results(console, trainer, "val")
         self._print_answers(console, trainer, pl_module, "validation")
-        charts = draw_charts(folder)
         console.print(f"run folder  {folder}", highlight=False)
-        if charts is not None:
-            console.print(f"charts      {charts}   (live: tensorboard --logdir {folder})", highlight=False)
+        charts = [str(folder / name) for name in (CORE_METRICS, NEURONS) if (folder / name).is_file()]
+        if charts:
+            console.print(f"charts      {'  '.join(charts)}", highlight=False)
+        if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+            console.print(f"live        tensorboard --logdir {folder}", highlight=False)
         checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "")
         if checkpoint:
             console.print(f"checkpoint  {checkpoint}", highlight=False)
@@ -126,41 +120,3 @@ def _model(trainer: Trainer) -> str:
     if trainer.state.fn == "fit":
         return f"step {trainer.global_step:,}"
     return Path(trainer.ckpt_path).name if trainer.ckpt_path else "as it was given"
-
-
-def draw_charts(folder: Path) -> Path | None:
-    """Draw `charts.png` of a run from its CSV logs; None where there is nothing to draw."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for key, value in row.items():
-                    if value and "/" in key:
-                        curves.setdefault(key, []).append((int(row["step"]), float(value)))
-    charts = [(title, [key for key in keys if key in curves]) for title, keys in CHARTS]
-    figures = ("bits_per_byte", "exact_match")
-    held_out = [key for key in curves if key.startswith("val/") and key.endswith(figures)]
-    charts = [(title, keys) for title, keys in [*charts, ("held out", held_out)] if keys]
-    if not charts:
-        return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = 3
-    rows = -(-len(charts) // columns)
-    figure = Figure(figsize=(5 * columns, 3 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (title, keys) in enumerate(charts, start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        for key in keys:
-            axes.plot(
-                *zip(*curves[key], strict=True), label=key, marker="." if len(curves[key]) < 20 else None
-            )
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if len(keys) > 1 or keys[0].count("/") > 1:
-            axes.legend(fontsize=7)
-    path = folder / "charts.png"
-    figure.savefig(path, dpi=100)
-    return path
