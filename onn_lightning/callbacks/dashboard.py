@@ -64,7 +64,8 @@ class Dashboard(Callback):
 
     Args:
         every_n_steps: optimizer steps between two drawings.
-        snapshot_every_n_steps: optimizer steps between two entries of the neurons' history; the first step is one.
+        snapshot_every_n_steps: optimizer steps between two entries of the neurons' history; the first step
+            is one too.
         last_drawing_seconds: how long the end of training waits for the last drawing.
     Raises:
         ValueError: for a rhythm below one step.

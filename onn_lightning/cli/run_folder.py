@@ -6,6 +6,7 @@ runs/<name>/
   checkpoints/           last.ckpt and the newest step
   events.out.tfevents.*  TensorBoard
   csv/version_<n>/       metrics.csv of each start of the run (a resumed run adds one)
+  core_metrics.png       live charts; neurons.png: which neurons fire; neurons.npz: the same as numbers
   record.json            its starts, counts, times and sources; samples.json, results.json: as printed
 ```
 Notable: which of the checkpoints a run resumes from, `onn_lightning.checkpoint.complete` says.
@@ -23,7 +24,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from onn_lightning.callbacks import PIMonitor, RunCheckpoint, RunRecord, RunReport, Throughput
+from onn_lightning.callbacks import Dashboard, PIMonitor, RunCheckpoint, RunRecord, RunReport, Throughput
 from onn_lightning.cli.interrupt import FinishStep
 
 RUNS = "runs"
@@ -35,7 +36,7 @@ def default_loggers(folder: Path) -> list[Logger]:
 
 
 def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> list[Callback]:
-    """Progress bar, checkpoints, throughput and report, where the config has no own and forbids none.
+    """Progress bar, checkpoints, throughput, dashboard and report, where the config has no own and forbids none.
 
     Args:
         given: callbacks of the config.
@@ -51,6 +52,8 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
         )
     if trainer.get("logger") is not False:
         callbacks += [kind() for kind in (LearningRateMonitor, Throughput) if not _any(given, kind)]
+        if not trainer.get("fast_dev_run") and not _any(given, Dashboard):
+            callbacks.append(Dashboard())
     callbacks += [kind() for kind in (RunRecord, RunReport) if not _any(given, kind)]
     return callbacks
 
