@@ -27,6 +27,8 @@ from onn_lightning.batch import Segment
 from onn_lightning.modality import BadSampleError, Modality, Preview
 
 MAX_NGRAM_BUCKETS = 2**24
+TABLES = ("character", "word", "previous_word", "bigram", "trigram")
+"""Names of the embedder's tables, in the order of the columns of features."""
 _FINGERPRINT = "fingerprint"
 _NOTHING_BEFORE = np.array([-1, -1])
 
@@ -166,6 +168,36 @@ class TextModality(Modality):
         if not self.init_args["use_previous_words"]:
             del origins["previous_word"]
         return {f"{table}.weight": torch.from_numpy(rows) for table, rows in origins.items()}
+
+    def with_tables(self, **changed: Any) -> TextModality:
+        """The same modality with other files of characters and words; the files so far need not be there.
+
+        Args:
+            changed: any of `vocabulary`, `words`, `user_words` (paths) and `max_words`.
+        Raises:
+            FileNotFoundError, ValueError: as `DualTokenizer`.
+        """
+        arguments = {**self.init_args, **changed}
+        tokenizer = self.tokenizer.with_files(
+            {name: path for name, path in changed.items() if name != "max_words"}, arguments["max_words"]
+        )
+        modality = cast(TextModality, type(self).__new__(type(self), **arguments))
+        modality.tokenizer = tokenizer
+        return modality
+
+    def read_alike(self, previous: TextModality, text: str) -> tuple[Segment, Segment]:
+        """A text as the previous modality and as this one reads it, up to the first token that differs.
+
+        Tokens are the same where every table gives this one a row that continues the previous one's.
+        """
+        before, now = previous.encode(text), self.encode(text)
+        length = min(len(before), len(now))
+        alike = torch.ones(length, dtype=torch.bool)
+        for table, rows in self.table_origins(previous).items():
+            column = TABLES.index(table.removesuffix(".weight"))
+            alike &= rows[now.features[:length, column]] == before.features[:length, column]
+        length = int(alike.cumprod(0).sum())
+        return before[:length], now[:length]
 
     def stream(self, prefix: str = "") -> FeatureStream:
         """Features of what is written after `prefix`, one char id at a time."""

@@ -158,6 +158,18 @@ class DualTokenizer:
         self.fingerprint = f"{self.vocabulary.fingerprint}-{words_fingerprint}-{RULES_VERSION}"
         """Names everything that ids depend on: characters, words, rules."""
 
+    def with_files(self, paths: Mapping[str, str], max_words: int | None) -> DualTokenizer:
+        """The same tokenizer with some files exchanged.
+
+        Args:
+            paths: of the new files, by the names `vocabulary`, `words`, `user_words`.
+            max_words: as in the constructor.
+        Raises:
+            FileNotFoundError, ValueError: as the constructor.
+        """
+        files = {**self.files, **{source: _read(source, path) for source, path in paths.items()}}
+        return DualTokenizer.from_files(files, max_words, self.hashed_words)
+
     def __getstate__(self) -> dict[str, Any]:
         # The trie comes back from the cache.
         return {"files": self.files, "max_words": self.max_words, "hashed_words": self.hashed_words}

@@ -49,6 +49,7 @@ VERBS = {
     "validate": Verb(_LIGHTNING, "one pass over the validation data", takes_verb=True),
     "test": Verb(_LIGHTNING, "held-out results of a trained model", takes_verb=True),
     "predict": Verb(_LIGHTNING, "predictions of a trained model", takes_verb=True),
+    "grow": Verb("onn_lightning.cli.grow", "make a trained model larger without changing what it does"),
     "generate": Verb("onn_lightning.cli.generate", "answer from text, images and sound"),
 }
 
