@@ -1,17 +1,19 @@
 """`MuonAdamW`: the matrices to Muon, everything else to AdamW, as one optimizer with one state.
 
-Notable: schedulers, clipping and checkpoints see one optimizer and need not know.
+Notable: schedulers, clipping, checkpoints and the masks of resting rows see one optimizer and need not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onn_lightning.optim.groups import require_fitting_state
+from onn_lightning.optim.neuron_adamw import NeuronAdamW
+from onn_lightning.optim.neuron_muon import NeuronMuon
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -43,19 +45,11 @@ class MuonAdamW(torch.optim.Optimizer):
                 group | {"lr": embedding_lr} if group.get("name") == "embedding" else group
                 for group in others
             ]
-        self._parts: list[torch.optim.Optimizer] = []
+        self._parts: list[NeuronMuon | NeuronAdamW] = []
         if matrices:
-            self._parts.append(
-                torch.optim.Muon(
-                    matrices,
-                    lr=lr,
-                    momentum=momentum,
-                    weight_decay=weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            self._parts.append(NeuronMuon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay))
         if others:
-            self._parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=0.0, fused=True))
+            self._parts.append(NeuronAdamW(others, lr=lr, betas=betas, weight_decay=0.0))
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
@@ -67,8 +61,17 @@ class MuonAdamW(torch.optim.Optimizer):
             part.param_groups, part.state = self.param_groups[start:stop], self.state
             start = stop
 
+    def set_firing(self, firing: Mapping[nn.Parameter, Tensor]) -> None:
+        """Say which rows the next `step` moves; see `FiringRows.set_firing`."""
+        for part in self._parts:
+            part.set_firing(firing)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore, and share the restored groups and state with the parts again."""
+        """Restore, and share the restored groups and state with the parts again.
+
+        Raises:
+            ValueError: for a state of other parameter groups or shapes.
+        """
         require_fitting_state(self, state_dict)
         super().load_state_dict(state_dict)
         self._share()

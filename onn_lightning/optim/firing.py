@@ -1,0 +1,127 @@
+"""Which rows of a parameter an optimizer's next step may move.
+
+Notable:
+- A row stands for a neuron: row i of `mu_weight`, `sigma_weight`, `gate_param` and `mu_bias` of an SBL. The
+  row of a neuron that did not fire rests: its numbers, and those of its optimizer state, keep every bit.
+- Masks are handed over before each step and serve that step alone; a parameter without one moves whole.
+- Of a sharded parameter (DTensor) each process takes the part of the mask that belongs to its own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from onn_lightning.optim.row_kernels import Array, nonzero_rows
+
+
+@runtime_checkable
+class MovesFiringRows(Protocol):
+    """An optimizer that can leave rows alone."""
+
+    def set_firing(self, firing: Mapping[nn.Parameter, Tensor]) -> None:
+        """Say which rows the next step moves; see `FiringRows.set_firing`."""
+
+
+class FiringRows:
+    """What the optimizers that leave rows alone have in common: the masks of the coming step."""
+
+    _firing: Mapping[nn.Parameter, Tensor] = MappingProxyType({})
+
+    def set_firing(self, firing: Mapping[nn.Parameter, Tensor]) -> None:
+        """Say which rows the next `step` moves; the rows that are False keep every bit.
+
+        Args:
+            firing: for a parameter of R rows a bool tensor [R]; for a sharded parameter all R of them, or a
+                DTensor sharded like it. A parameter that is not named moves whole; one that this
+                optimizer does not hold is none of its business.
+        Raises:
+            ValueError: for a mask that is no bool vector over the parameter's rows.
+        """
+        for parameter, mask in firing.items():
+            if mask.dtype != torch.bool or mask.shape != parameter.shape[:1]:
+                raise ValueError(
+                    f"set_firing: a parameter of shape {tuple(parameter.shape)} got a mask of {mask.dtype} "
+                    f"and shape {tuple(mask.shape)}: give one bool for each of its rows"
+                )
+        self._firing = firing
+
+    def _take_firing(self) -> LocalMasks:
+        """The masks of this step, which no later step shall see."""
+        firing, self._firing = self._firing, FiringRows._firing
+        return LocalMasks(firing)
+
+
+class LocalMasks:
+    """The masks of one step as each parameter's rows on this process need them.
+
+    An SBL's parameters share one mask, so what is made of a mask is kept for the next parameter.
+    """
+
+    def __init__(self, firing: Mapping[nn.Parameter, Tensor]) -> None:
+        self._firing = firing
+        self._parts: dict[tuple[object, ...], Tensor] = {}
+        self._numbers: dict[int, Array] = {}
+
+    def whole(self, parameter: nn.Parameter) -> Tensor | None:
+        """The mask over all rows, None where the parameter moves whole."""
+        return self._firing.get(parameter)
+
+    def part(self, parameter: nn.Parameter) -> Tensor | None:
+        """The mask over the rows on this process, on their device; None where the parameter moves whole."""
+        mask = self._firing.get(parameter)
+        if mask is None:
+            return None
+        place = (parameter.device_mesh, *parameter.placements) if isinstance(parameter, DTensor) else ()
+        key = (id(mask), parameter.device, *place)
+        if key not in self._parts:
+            self._parts[key] = _local_mask(mask, parameter)
+        return self._parts[key]
+
+    def numbers(self, part: Tensor) -> Array:
+        """The numbers of the rows that fire, of a mask on the CPU."""
+        if id(part) not in self._numbers:
+            self._numbers[id(part)] = np.flatnonzero(part.numpy())
+        return self._numbers[id(part)]
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """A tensor's part on this process: itself, unless it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _local_mask(mask: Tensor, parameter: Tensor) -> Tensor:
+    if isinstance(parameter, DTensor) and not isinstance(mask, DTensor):
+        rows = [place if place.is_shard(dim=0) else Replicate() for place in parameter.placements]
+        mask = distribute_tensor(mask, parameter.device_mesh, rows, src_data_rank=None)
+    return local_part(mask).to(parameter.device, non_blocking=True)
+
+
+def rows_with_gradient(gradient: Tensor) -> Tensor:
+    """Which rows have a gradient that is not all zero: of a table, those that a token has read.
+
+    Args:
+        gradient: [R, ...]; sharded over its rows or not at all.
+    Returns:
+        bool [R], sharded like the gradient.
+    Raises:
+        ValueError: if the gradient is sharded otherwise.
+    """
+    if not isinstance(gradient, DTensor):
+        return nonzero_rows(gradient)
+    if not all(place.is_replicate() or place == Shard(0) for place in gradient.placements):
+        raise ValueError(f"rows_with_gradient: {gradient.placements} shards something else than rows")
+    return DTensor.from_local(
+        nonzero_rows(gradient.to_local()),
+        gradient.device_mesh,
+        gradient.placements,
+        run_check=False,
+        shape=gradient.shape[:1],
+        stride=(1,),
+    )

@@ -1,0 +1,191 @@
+"""`NeuronAdamW`: AdamW that leaves the rows of neurons that did not fire alone.
+
+Notable:
+- Nothing reaches a resting row: no momentum, no weight decay, no KL pull; its state rests with it.
+- Tensors of which every row fires go through torch's fused kernel together: without masks this is
+  `torch.optim.AdamW(fused=True)` bit for bit, and their saved states are interchangeable.
+- On the CPU the rows that fire are moved by loops that touch nothing else (`row_kernels`): the more rows
+  rest, the faster the step. On accelerators, where asking which rows fire would stop the host, a mask chooses
+  (`row_formulas`).
+- Steps are counted a tensor: the bias correction of a row that begins to fire late is that of its tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from onn_lightning.optim import row_formulas
+from onn_lightning.optim.firing import FiringRows, LocalMasks, local_part
+from onn_lightning.optim.groups import require_fitting_state
+from onn_lightning.optim.row_kernels import RowWork, fits
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A parameter's part on this process with what moves it."""
+
+    param: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: Tensor
+
+
+def _lists(
+    slots: list[_Slot],
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """Parameters, gradients, both moments and steps, as torch's functions take them."""
+    return (
+        [slot.param for slot in slots],
+        [slot.grad for slot in slots],
+        [slot.exp_avg for slot in slots],
+        [slot.exp_avg_sq for slot in slots],
+        [slot.step for slot in slots],
+    )
+
+
+class NeuronAdamW(FiringRows, torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with rows that may rest.
+
+    Args:
+        params: parameters or groups, e.g. those of `parameter_groups`.
+        lr: learning rate.
+        betas: decay of the two moments.
+        eps: term of the denominator.
+        weight_decay: decoupled decay.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        # only torch's own kernel could unscale gradients by the way, and Lightning would not clip any more
+        self._step_supports_amp_scaling = False
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore.
+
+        Raises:
+            ValueError: for a state of other parameter groups or shapes.
+        """
+        require_fitting_state(self, state_dict)
+        super().load_state_dict(state_dict)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step; the masks of `set_firing` serve it alone.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        masks, work = self._take_firing(), RowWork()
+        for group in self.param_groups:
+            whole: list[_Slot] = []
+            chosen: list[tuple[_Slot, Tensor]] = []
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                slot = self._slot(parameter)
+                mask = masks.part(parameter)
+                if mask is None or (mask.device.type == "cpu" and len(masks.numbers(mask)) == len(mask)):
+                    whole.append(slot)
+                else:
+                    chosen.append((slot, mask))
+            _move_whole(whole, group)
+            _move_rows(chosen, masks, group, work)
+        work.run()
+        return loss
+
+    def _slot(self, parameter: nn.Parameter) -> _Slot:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        assert parameter.grad is not None
+        return _Slot(
+            param=local_part(parameter.detach()),
+            grad=local_part(parameter.grad),
+            exp_avg=local_part(state["exp_avg"]),
+            exp_avg_sq=local_part(state["exp_avg_sq"]),
+            step=local_part(state["step"]),
+        )
+
+
+def _move_whole(slots: list[_Slot], group: Mapping[str, Any]) -> None:
+    if not slots:
+        return
+    params, grads, exp_avgs, exp_avg_sqs, steps = _lists(slots)
+    beta1, beta2 = group["betas"]
+    adamw(
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
+def _move_rows(
+    chosen: list[tuple[_Slot, Tensor]], masks: LocalMasks, group: Mapping[str, Any], work: RowWork
+) -> None:
+    if not chosen:
+        return
+    torch._foreach_add_([slot.step for slot, _ in chosen], 1)
+    left: list[tuple[_Slot, Tensor]] = []
+    for slot, mask in chosen:
+        rows = (slot.param, slot.grad, slot.exp_avg, slot.exp_avg_sq)
+        if not fits(*rows):
+            left.append((slot, mask))
+            continue
+        work.adamw(
+            masks.numbers(mask),
+            *rows,
+            step=float(slot.step),
+            lr=float(group["lr"]),
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
+    if left:
+        device = left[0][1].device
+        formula = row_formulas.adamw if device.type == "cpu" else row_formulas.compiled_adamw()
+        formula(
+            *_lists([slot for slot, _ in left]),
+            masks=[mask for _, mask in left],
+            lr=_scalar_on(device, group["lr"]),
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
+
+
+def _scalar_on(device: torch.device, value: float | Tensor) -> Tensor:
+    """A number as a tensor there; filled in rather than copied, for which the host would wait."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return torch.full((), value, device=device)
