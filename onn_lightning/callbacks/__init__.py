@@ -1,10 +1,19 @@
 """Lightning callbacks: thin, optional, swappable."""
 
 from onn_lightning.callbacks.dashboard import Dashboard
+from onn_lightning.callbacks.neuron_protection import NeuronProtection
 from onn_lightning.callbacks.pi_monitor import PIMonitor
 from onn_lightning.callbacks.report import RunReport
 from onn_lightning.callbacks.run_checkpoint import RunCheckpoint
 from onn_lightning.callbacks.run_record import RunRecord
 from onn_lightning.callbacks.throughput import Throughput
 
-__all__ = ["Dashboard", "PIMonitor", "RunCheckpoint", "RunRecord", "RunReport", "Throughput"]
+__all__ = [
+    "Dashboard",
+    "NeuronProtection",
+    "PIMonitor",
+    "RunCheckpoint",
+    "RunRecord",
+    "RunReport",
+    "Throughput",
+]
