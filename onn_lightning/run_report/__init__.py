@@ -1,4 +1,6 @@
 """`onn report`: one self-contained HTML page of a run folder.
 
-`plain_json`, `record` and `samples` are what a run leaves behind about itself; `folder` reads a run folder.
+`record` and `samples` are what a run leaves behind about itself (`plain_json`: how); `run` reads a run folder
+with `checkpoints` and `settings`, `state` judges how it stands. `page` is the page: `sections/` are its
+parts, `chart` draws what `charts` chose and `thinning` thinned, `markup` escapes.
 """

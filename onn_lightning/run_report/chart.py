@@ -99,7 +99,7 @@ def draw(chart: Chart) -> Safe:
         _grid(steps, values),
         [_mark(mark, steps) for mark in chart.marks],
         [_series(series, place, steps, values) for place, series in enumerate(chart.series)],
-        element("line", class_="pointer", x1=0, x2=0, y1=TOP, y2=HEIGHT - BOTTOM, hidden=True),
+        element("line", class_="pointer", x1=0, x2=0, y1=TOP, y2=HEIGHT - BOTTOM),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
         aria_labelledby=f"{chart.key}-title {chart.key}-words",
@@ -224,12 +224,11 @@ def _colour(series: Series) -> str | None:
 def _in_words(chart: Chart) -> str:
     said = []
     for series in chart.series:
-        means = series.curve.means
-        if len(means):
-            said.append(
-                f"{series.label}: {figure(float(means[0]))} at first, {figure(float(means[-1]))} at the end, "
-                f"between {figure(float(series.curve.lows.min()))} and {figure(float(series.curve.highs.max()))}"
-            )
+        curve = series.curve
+        if len(curve.means):
+            begin, end = figure(float(curve.means[0])), figure(float(curve.means[-1]))
+            low, high = figure(float(curve.lows.min())), figure(float(curve.highs.max()))
+            said.append(f"{series.label}: {begin} at first, {end} at the end, between {low} and {high}")
     return f"Steps {chart.first:,.0f} to {chart.last:,.0f}. " + "; ".join(said)
 
 

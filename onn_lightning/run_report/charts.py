@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from onn_lightning.dashboard.curves import Curves
 from onn_lightning.dashboard.panels import PANELS, Line, Panel, label
@@ -36,8 +37,21 @@ MAX_POINTS = 36_000  # of all charts together; where there are more curves, each
 LEAST_PARTS = 40
 
 
-def charts_of(curves: Curves, marks: Sequence[Mark]) -> list[Chart]:
-    """All charts of a run, those of the dashboard first.
+@dataclass(frozen=True)
+class Charts:
+    """All charts of a run.
+
+    Args:
+        charts: those of the dashboard first.
+        parts: points that a curve has at most.
+    """
+
+    charts: Sequence[Chart]
+    parts: int
+
+
+def charts_of(curves: Curves, marks: Sequence[Mark]) -> Charts:
+    """All charts of a run.
 
     Args:
         curves: of the run.
@@ -45,7 +59,7 @@ def charts_of(curves: Curves, marks: Sequence[Mark]) -> list[Chart]:
     """
     figures = {key: curve for key, curve in curves.figures.items() if len(curve.steps)}
     if not figures:
-        return []
+        return Charts([], PARTS)
     first = min(float(curve.steps[0]) for curve in figures.values())
     last = max(float(curve.steps[-1]) for curve in figures.values())
     panels = [*PANELS, *MORE_PANELS]
@@ -79,7 +93,7 @@ def charts_of(curves: Curves, marks: Sequence[Mark]) -> list[Chart]:
                 len(series) - MAX_SERIES if len(series) > MAX_SERIES else 0,
             )
         )
-    return charts
+    return Charts(charts, parts)
 
 
 def _others(keys: set[str]) -> list[Panel]:

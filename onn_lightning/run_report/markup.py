@@ -30,7 +30,7 @@ def text(data: object) -> Safe:
     return Safe(html.escape(_UNPRINTABLE.sub(_sign, str(data)), quote=True))
 
 
-def element(name: str, *content: Content, **attributes: object) -> Safe:
+def element(name: str, /, *content: Content, **attributes: object) -> Safe:
     """One element.
 
     Args:
