@@ -41,6 +41,7 @@ from onn_lightning.nn import (
 from onn_lightning.nn.loss import gaussian_kl
 from onn_lightning.optim import default_optimizer, parameter_groups
 from onn_lightning.regulation.integrity import Alpha, Gamma, Integrity
+from onn_lightning.regulation.measure import Measured
 from onn_lightning.regulation.step_sums import StepRecord
 from onn_lightning.regulation.vitals import Vitals
 
@@ -155,7 +156,7 @@ class OmniModule(LightningModule):
         outputs = self.predict_targets(batch, output.hidden)
         main_loss = self.main_loss(outputs)
         tau = _mean_entropy(outputs, main_loss)
-        prior_std = self.prior_std(tau)
+        prior_std = tau.clamp(*self.prior_std_range)
         kl = gaussian_kl(((sbl.mu_weight, sbl.sigma_weight) for _, sbl in self.trunk.sbl_layers()), prior_std)
         loss = main_loss + self.w_gate * output.auxiliary.gate_handle + self.w_kl * kl
 
@@ -180,9 +181,16 @@ class OmniModule(LightningModule):
                 self.log("train/bits_per_byte", self.train_bits_per_byte, on_step=False, on_epoch=True)
         return loss
 
-    def prior_std(self, tau: Tensor) -> Tensor:
-        """Standard deviation of the KL's prior where the predictions have entropy `tau`."""
-        return tau.clamp(*self.prior_std_range)
+    def measured(self) -> Measured:
+        """What the figures of a step are read against, as the network is now."""
+        return Measured(
+            modalities=tuple(self.heads),
+            loss_weights=self.loss_weights,
+            gate=self.mean_gate(),
+            block_sizes=self.trunk.block_sizes,
+            integrity=self.integrity,
+            prior_std_range=self.prior_std_range,
+        )
 
     def mean_gate(self) -> Tensor:
         """Scalar, mean firing threshold of all neurons."""

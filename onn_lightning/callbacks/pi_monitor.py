@@ -3,15 +3,18 @@
 Notable:
 - Every micro-batch is added up on its device; before the optimizer moves, one all-reduce of one vector makes
   the step's `Vitals`, which the regulating callbacks after this one read off `module.vitals`.
-- Nothing synchronises with the device in a step. Logging, and figures that need a pass over the weights,
-  happen at the trainer's rhythm (`log_every_n_steps`).
-- A step with figures that are not finite shows them as they are; the moving average and the lifetime counts
-  stay what they were.
+- Nothing synchronises with the device in a step. Figures are logged at the trainer's rhythm
+  (`log_every_n_steps`), after ONE copy of all of them to the host: Lightning reads in every step what the
+  progress bar shows, wherever it lies. What needs a pass over the weights (sigma) is computed then only.
+- A step with figures that are not finite shows them as they are; the moving average, the lifetime counts and
+  the means between loggings stay what they were. So it is with a step that a loss scaler skips, as far as the
+  overflow shows in the loss or in a neuron's surprise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,15 +25,20 @@ from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
 from onn_lightning.module import OmniModule
+from onn_lightning.regulation.measure import entropy_of_shares, measure
+from onn_lightning.regulation.step_means import StepMeans
 from onn_lightning.regulation.step_sums import StepSums, StepTotals
 from onn_lightning.regulation.vitals import Vitals
+
+MEANS = ("main_loss", "tau", "surprise", "pi", "activation")
+"""Figures of which also the mean over all steps since the last logging is logged, as `train/mean/<name>`."""
 
 
 class PIMonitor(Callback):
     """Sets `module.vitals` in every optimizer step and logs it.
 
     Args:
-        ema: decay of the moving average of PI a step.
+        ema: decay a step of PI's moving average.
     Raises:
         ValueError: if `ema` is not in [0, 1).
     """
@@ -44,12 +52,13 @@ class PIMonitor(Callback):
         self._average: Tensor | None = None  # [2]: of PI, and of the weight that has gone into it so far
         self._fired: Tensor | None = None
         self._seen: Tensor | None = None
+        self._means = StepMeans(MEANS)
 
     # ---- for others ------------------------------------------------------------------------------
 
     @staticmethod
     def require_before(trainer: Trainer, callback: Callback) -> None:
-        """Make sure that a monitor acts before `callback` does.
+        """Make sure that a monitor acts before `callback` does; call it in `callback.setup`.
 
         Raises:
             MisconfigurationException: if none stands before it in the trainer's callbacks.
@@ -67,17 +76,17 @@ class PIMonitor(Callback):
 
     @property
     def fired_tokens_per_neuron(self) -> Tensor | None:
-        """[N] float64: for how many tokens each neuron has fired since it exists; None before any step."""
+        """[N] float64: for how many tokens each neuron has fired since it exists; None before training."""
         return self._fired
 
     @property
     def seen_tokens_per_neuron(self) -> Tensor | None:
-        """[N] float64: how many tokens each neuron has seen since it exists; None before any step."""
+        """[N] float64: how many tokens each neuron has seen since it exists; None before training."""
         return self._seen
 
     @property
     def lifetime_activation(self) -> Tensor | None:
-        """[N] fraction of the tokens of its life for which each neuron fired; None before any step."""
+        """[N] fraction of the tokens of its life for which each neuron fired; None before training."""
         if self._fired is None or self._seen is None:
             return None
         return self._fired / self._seen.clamp_min(1)
@@ -85,8 +94,26 @@ class PIMonitor(Callback):
     # ---- measuring -------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an interrupted step left."""
-        self._sums = None
+        """Bring the state to the device.
+
+        Raises:
+            MisconfigurationException: if it is that of another network.
+        """
+        assert isinstance(pl_module, OmniModule)
+        self._sums = None  # of a step that was interrupted
+        self._means.to(pl_module.device)
+        neurons = sum(pl_module.trunk.block_sizes)
+        if self._fired is not None and len(self._fired) != neurons:
+            raise MisconfigurationException(
+                f"PIMonitor has counted for {len(self._fired)} neurons, this network has {neurons}: take a "
+                "new PIMonitor for another network, `onn grow` or `onn prune` to reshape a checkpoint"
+            )
+        if self._average is None:
+            self._average = torch.zeros(2)
+        if self._fired is None or self._seen is None:
+            self._fired, self._seen = torch.zeros(2, neurons, dtype=torch.float64)
+        self._average = self._average.to(pl_module.device)
+        self._fired, self._seen = self._fired.to(pl_module.device), self._seen.to(pl_module.device)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a micro-batch."""
@@ -101,122 +128,82 @@ class PIMonitor(Callback):
         scale = None if scaler is None else scaler.scale(torch.ones_like(record.kl))
         self._sums.add(record, scale)
 
+    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Make the step's vitals; log them at the trainer's rhythm."""
         assert isinstance(pl_module, OmniModule)
-        if self._sums is None:
+        if self._sums is None or self._fired is None or self._seen is None:
             return
-        with torch.no_grad():
-            totals = self._sums.total(trainer.accumulate_grad_batches)
-            self._sums = None
-            self._step += 1
-            vitals = pl_module.vitals = self._measure(pl_module, totals)
-            every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-            if every and (trainer.global_step + 1) % every == 0:
-                self._log(pl_module, vitals, totals)
+        totals = self._sums.total(trainer.accumulate_grad_batches)
+        self._sums = None
+        self._step += 1
+        vitals = measure(totals, pl_module.measured(), self._step)
+        vitals = pl_module.vitals = replace(vitals, pi_ema=self._averaged(vitals))
+        finite = vitals.finite
+        self._fired += torch.where(finite, totals.fired, 0.0)
+        self._seen += torch.where(finite, totals.tokens, 0.0)
+        self._means.update(torch.stack([getattr(vitals, name) for name in MEANS]), finite)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (trainer.global_step + 1) % every == 0:
+            self._log(pl_module, vitals, totals)
 
-    def _measure(self, module: OmniModule, totals: StepTotals) -> Vitals:
-        neuron_activation = totals.fired / totals.tokens
-        activation, surprise = neuron_activation.mean(), totals.surprise.mean()
-        gate = module.mean_gate()
-        modality_loss = totals.loss_sums / totals.targets.clamp_min(1)
-        modality_tau = totals.entropy_sums / totals.predictions.clamp_min(1)
-        main_loss = torch.dot(module.loss_weights.to(modality_loss.dtype), modality_loss)
-        predictions = totals.predictions.sum()
-        tau = totals.entropy_sums.sum() / predictions.clamp_min(1)
-        # a loss without any distribution beside it is taken as it is
-        unit = torch.where(predictions > 0, tau, 1.0)
-        modality_unit = torch.where(totals.predictions > 0, modality_tau, unit)
-
-        def integrity(loss: Tensor, unit: Tensor, surprise: Tensor) -> Tensor:
-            return module.integrity(loss, unit, surprise, activation, gate)
-
-        pi = integrity(main_loss, unit, surprise)
-        finite = torch.isfinite(main_loss + tau + surprise)
-        self._count(totals, finite)
-        return Vitals(
-            step=self._step,
-            main_loss=main_loss,
-            tau=tau,
-            surprise=surprise,
-            activation=activation,
-            gate=gate,
-            prior_std=module.prior_std(tau),
-            pi=pi,
-            pi_ema=self._averaged(pi, finite),
-            modalities=tuple(module.heads),
-            modality_loss=modality_loss,
-            modality_tau=modality_tau,
-            modality_pi=torch.where(
-                totals.targets > 0, integrity(modality_loss, modality_unit, surprise), 1.0
-            ),
-            modality_targets=totals.targets,
-            layer_pi=integrity(main_loss, unit, _block_means(module, totals.surprise)),
-            neuron_surprise=totals.surprise,
-            neuron_activation=neuron_activation,
-        )
-
-    def _averaged(self, pi: Tensor, finite: Tensor) -> Tensor:
-        if self._average is None:
-            self._average = torch.zeros(2, dtype=pi.dtype, device=pi.device)
-        old = self._average.to(pi)
-        new = torch.lerp(torch.stack((pi, torch.ones_like(pi))), old, self.ema)
-        self._average = torch.where(finite, new, old)
+    def _averaged(self, vitals: Vitals) -> Tensor:
+        """The moving average of PI, with bias correction; before any whole step the PI of this one."""
+        assert self._average is not None
+        new = torch.stack((vitals.pi, torch.ones_like(vitals.pi))).to(self._average)
+        new = torch.lerp(new, self._average, self.ema)
+        self._average = torch.where(vitals.finite, new, self._average)
         average, weight = self._average
-        return torch.where(weight > 0, average / weight, pi)
-
-    def _count(self, totals: StepTotals, finite: Tensor) -> None:
-        if self._fired is None or self._seen is None:
-            self._fired = torch.zeros_like(totals.fired, dtype=torch.float64)
-            self._seen = torch.zeros_like(self._fired)
-        device = totals.fired.device
-        self._fired = self._fired.to(device) + torch.where(finite, totals.fired, 0.0)
-        self._seen = self._seen.to(device) + torch.where(finite, totals.tokens, 0.0)
+        return torch.where(weight > 0, average / weight, vitals.pi)
 
     # ---- logging ---------------------------------------------------------------------------------
 
     def _log(self, module: OmniModule, vitals: Vitals, totals: StepTotals) -> None:
-        layers = dict(module.trunk.sbl_layers())
         slices = module.trunk.neuron_slices
-        shares = [_entropy_of_shares(vitals.neuron_surprise[part]) for part in slices.values()]
-        module.log_dict({"train/main_loss": vitals.main_loss, "train/pi": vitals.pi}, prog_bar=True)
+        gate_losses = [entropy_of_shares(vitals.neuron_surprise[part]) for part in slices.values()]
+        *means, broken = self._means.compute()
+        self._means.reset()
         figures = {
+            "main_loss": vitals.main_loss,
+            "pi": vitals.pi,
+            "pi_ema": vitals.pi_ema,
             "tau": vitals.tau,
             "prior_std": vitals.prior_std,
             "surprise": vitals.surprise,
-            "gate_loss": torch.stack(shares).sum(),
+            "gate_loss": torch.stack(gate_losses).sum(),
             "kl_loss": totals.kl,
-            "pi_ema": vitals.pi_ema,
             "activation_rate": vitals.activation,
             "gate": vitals.gate,
-            "sigma": _mean_sigma(layer.sigma_weight for layer in layers.values()),
             "w_gate": module.w_gate,
             "w_kl": module.w_kl,
+            "broken_steps": broken,
         }
+        figures |= {f"mean/{name}": mean for name, mean in zip(MEANS, means, strict=True)}
         for name, loss, pi, weight in zip(
             vitals.modalities, vitals.modality_loss, vitals.modality_pi, module.loss_weights, strict=True
         ):
             figures |= {f"{name}_loss": loss, f"pi/{name}": pi, f"loss_weight/{name}": weight}
         figures |= {f"pi_block/{block}": pi for block, pi in enumerate(vitals.layer_pi)}
-        for kind in dict.fromkeys(name.rpartition(".")[2] for name in slices):
-            names = [name for name in slices if name.rpartition(".")[2] == kind]
-            fired = [vitals.neuron_activation[slices[n]] for n in names]
-            figures[f"activation/{kind}"] = torch.cat(fired).mean()
-            figures[f"sigma/{kind}"] = _mean_sigma(layers[n].sigma_weight for n in names)
-            figures[f"gate/{kind}"] = torch.cat([layers[n].gate_param for n in names]).mean()
-        module.log_dict({f"train/{name}": value for name, value in figures.items()})
+        figures |= _figures_by_kind(module, vitals.neuron_activation)
+        names = [f"train/{name}" for name in figures]
+        values = torch.stack([value.float() for value in figures.values()]).cpu()
+        logged = dict(zip(names, values, strict=True))
+        bar = {name: logged.pop(name) for name in ("train/main_loss", "train/pi")}
+        module.log_dict(bar, prog_bar=True)
+        module.log_dict(logged)
 
     # ---- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps, moving average and lifetime counts, on the CPU."""
+        """Steps, moving average, lifetime counts and the means since the last logging, on the CPU."""
         tensors = {
             "average": self._average,
             "fired_tokens_per_neuron": self._fired,
             "seen_tokens_per_neuron": self._seen,
         }
+        tensors |= {f"means.{name}": value for name, value in self._means.state_dict().items()}
         return {"step": self._step} | {
             name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if tensor is not None
         }
@@ -227,24 +214,28 @@ class PIMonitor(Callback):
         self._average = state_dict.get("average")
         self._fired = state_dict.get("fired_tokens_per_neuron")
         self._seen = state_dict.get("seen_tokens_per_neuron")
+        prefix = "means."
+        means = {name.removeprefix(prefix): v for name, v in state_dict.items() if name.startswith(prefix)}
+        self._means.load_state_dict(means)
 
 
-def _block_means(module: OmniModule, neurons: Tensor) -> Tensor:
-    """[N] -> [L] mean over the neurons of every block."""
-    slices = module.trunk.neuron_slices
-    starts = [part.start for name, part in slices.items() if name.endswith(".attention.qkv")]
-    sizes = [end - start for start, end in zip(starts, [*starts[1:], len(neurons)], strict=True)]
-    return torch.stack([part.mean() for part in neurons.split(sizes)])
+def _figures_by_kind(module: OmniModule, activation: Tensor) -> dict[str, Tensor]:
+    """Activation, sigma and gate of every kind of SBL (qkv, output, up, down), and sigma of all."""
+    layers, slices = dict(module.trunk.sbl_layers()), module.trunk.neuron_slices
+    by_kind: dict[str, list[str]] = {}
+    for name in layers:
+        by_kind.setdefault(name.rpartition(".")[2], []).append(name)
+    figures, sums, count = {}, [], 0
+    for kind, names in by_kind.items():
+        total = _sum_of_sigma(layers[name].sigma_weight for name in names)
+        size = sum(layers[name].sigma_weight.numel() for name in names)
+        sums.append(total)
+        count += size
+        figures[f"activation/{kind}"] = torch.cat([activation[slices[name]] for name in names]).mean()
+        figures[f"sigma/{kind}"] = total / size
+        figures[f"gate/{kind}"] = torch.cat([layers[name].gate_param for name in names]).mean()
+    return figures | {"sigma": torch.stack(sums).sum() / count}
 
 
-def _entropy_of_shares(surprise: Tensor) -> Tensor:
-    """Gate loss of one SBL: the entropy of its neurons' shares of its surprise."""
-    shares = surprise / surprise.sum().clamp_min(torch.finfo(surprise.dtype).tiny)
-    return torch.special.entr(shares).sum()
-
-
-def _mean_sigma(raw: Iterable[Tensor]) -> Tensor:
-    """Mean over all weights of sigma = softplus(raw)."""
-    weights = list(raw)
-    total = torch.stack([softplus(weight).sum(dtype=torch.float32) for weight in weights]).sum()
-    return total / sum(weight.numel() for weight in weights)
+def _sum_of_sigma(raw: Iterable[Tensor]) -> Tensor:
+    return torch.stack([softplus(weight).sum(dtype=torch.float32) for weight in raw]).sum()

@@ -152,6 +152,14 @@ class MoIETrunk(nn.Module):
             yield f"{index}.moie.down", block.moie.down
 
     @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Neurons of all SBLs of each block."""
+        sizes = [0] * len(self.blocks)
+        for name, layer in self.sbl_layers():
+            sizes[int(name.partition(".")[0])] += layer.out_features
+        return tuple(sizes)
+
+    @property
     def neuron_slices(self) -> dict[str, slice]:
         """Where each SBL's neurons stand in the vectors of `TrunkAuxiliary`."""
         slices, start = {}, 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -37,8 +37,10 @@ class Integrity:
     gamma: Gamma = 1.0
 
     def __post_init__(self) -> None:
-        for name, value, kinds in (("alpha", self.alpha, Alpha), ("gamma", self.gamma, Gamma)):
-            word = get_args(get_args(kinds)[1])[0]
+        for name, value, word in (
+            ("alpha", self.alpha, "activation_rate"),
+            ("gamma", self.gamma, "gate_threshold"),
+        ):
             if value == word:
                 continue
             if isinstance(value, str) or not (math.isfinite(value) and value >= 0):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -30,12 +31,14 @@ class Vitals:
         activation: scalar, mean over the neurons of the fraction of tokens for which they fired.
         gate: scalar, mean firing threshold.
         prior_std: scalar, standard deviation of the KL's prior.
-        pi: scalar, predictive integrity of this step, in (0, 1].
+        pi: scalar, predictive integrity of this step, in (0, 1]; the loss is over tau, or over 1 nat where no
+            head predicts a distribution.
         pi_ema: scalar, its moving average.
         modalities: names of the modalities that have a head, in the order of `OmniModule.loss_weights`.
         modality_loss: [H] mean loss a target, nats; 0 for a modality without targets in this step.
         modality_tau: [H] mean entropy, nats; 0 where the head predicts no distribution or had no targets.
-        modality_pi: [H]; 1 for a modality without targets in this step.
+        modality_pi: [H] PI with the modality's own loss and tau (the step's where its head predicts no
+            distribution); 1 for a modality without targets in this step.
         modality_targets: [H] number of targets in this step; 0: the modality was absent.
         layer_pi: [L] PI with the mean surprise of the block's own neurons.
         neuron_surprise: [N] S_i.
@@ -60,3 +63,8 @@ class Vitals:
     layer_pi: Tensor
     neuron_surprise: Tensor
     neuron_activation: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """Scalar bool: whether loss, tau and the surprise of every neuron are finite."""
+        return torch.isfinite(self.main_loss + self.tau + self.surprise)
