@@ -23,6 +23,7 @@ from onn_lightning.cli.reshape import Model, check_output, read_model, size_of, 
 if TYPE_CHECKING:
     import torch
 
+    from onn_lightning.batch import Segment
     from onn_lightning.modality import Modality
     from onn_lightning.nn import TrunkConfig
     from onn_lightning.reshaping import Reshaping
@@ -147,8 +148,8 @@ def main(arguments: Sequence[str]) -> int:
     if not difference.is_rounding(_dtype(old.checkpoint["state_dict"])):
         raise description.CheckpointError(
             f"nothing was written to {options.output}: the grown network's outputs differ by "
-            f"{difference.largest:.1e}. For some token the neurons before the second layer may be so quiet that "
-            "the norm between them no longer sees their scale; grow a later checkpoint"
+            f"{difference.largest:.1e}. For some token the neurons before the second layer may be so quiet "
+            "that the norm between them no longer sees their scale; grow a later checkpoint"
         )
     writing.write(new.checkpoint, options.output)
     step = new.checkpoint.get("global_step", 0)
@@ -210,30 +211,23 @@ def _difference(old: Model, new: Model, before: Any, after: Any) -> Difference:
     """Both networks over a few tokens of every modality."""
     from datamodules import TextModality
     from onn_lightning.generation.session import one_row_batch
-    from onn_lightning.reshaping.comparison import compare
+    from onn_lightning.reshaping.comparison import compare, compare_trunks
 
-    old_segments, new_segments, symbols = [], [], {}
+    shown: list[tuple[Segment, Segment]] = []  # as the old network and as the new one reads them
+    symbols = {}
     for one, other in zip(old.modalities, new.modalities, strict=True):
-        if one.name != "text":
-            shown = one.placeholder()
-            old_segments.append(shown)
-            new_segments.append(shown)
-            continue
         if isinstance(one, TextModality) and isinstance(other, TextModality) and one is not other:
-            read, new_read = other.read_alike(one, CHECK_TEXT)
+            shown.append(other.read_alike(one, CHECK_TEXT))
             symbols[one.name] = other.table_origins(one)["character.weight"]
         else:
-            read = new_read = one.encode(CHECK_TEXT)
-        old_segments.append(read)
-        new_segments.append(new_read)
+            segment = one.encode(CHECK_TEXT) if one.name == "text" else one.placeholder()
+            if segment is not None and len(segment):
+                shown.append((segment, segment))
+    if not shown:  # no modality has tokens of its own to show
+        return compare_trunks(before.trunk, after.trunk)
     names = [modality.name for modality in old.modalities]
-    return compare(
-        before,
-        after,
-        one_row_batch([s for s in old_segments if s is not None and len(s)], names),
-        one_row_batch([s for s in new_segments if s is not None and len(s)], names),
-        symbols,
-    )
+    old_batch, new_batch = (one_row_batch(segments, names) for segments in zip(*shown, strict=True))
+    return compare(before, after, old_batch, new_batch, symbols)
 
 
 def _dtype(state_dict: Mapping[str, Any]) -> torch.dtype:

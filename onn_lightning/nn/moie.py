@@ -5,6 +5,8 @@ Notable:
   of the first SBL that fire for it, and out of those of the second.
 - In the normalised form an RMSNorm stands before the second SBL; without it its scores, products
   of three factors, would drift with the square of the first one's output.
+- What keeps that norm from dividing by 0 is added to the SUM of squares, not to their mean: then neurons
+  that put out nothing, whether they are there or not, only scale what the norm returns, all of it alike.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 
 from onn_lightning.nn.norm import rms_normalize
 from onn_lightning.nn.sbl import SBLForm, SBLObserver
+
+INNER_EPS = 512 * 1e-6
+"""Added to the sum of squares of the inner activations: 1e-6 on their mean at F = 512."""
 
 
 class MoIE(nn.Module):
@@ -38,4 +43,6 @@ class MoIE(nn.Module):
         """[..., D] -> [..., D]."""
         observer = observer or SBLObserver()
         inner = observer(self.up, x)
-        return observer(self.down, rms_normalize(inner) if self.normalize_inner else inner)
+        if self.normalize_inner:
+            inner = rms_normalize(inner, INNER_EPS / inner.shape[-1])
+        return observer(self.down, inner)

@@ -8,7 +8,7 @@ Notable:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from onn_lightning.batch import Batch
-from onn_lightning.nn import TrunkOutput
+from onn_lightning.nn import MoIETrunk, TrunkOutput
 
 
 class Runnable(Protocol):
@@ -69,10 +69,27 @@ def compare(
                 new_logits = new_logits[..., known]
                 logits = logits[..., symbols[name][known]]
             pairs.append((logits, new_logits))
+    return _difference(pairs)
+
+
+def compare_trunks(old: MoIETrunk, new: MoIETrunk, tokens: int = 64) -> Difference:
+    """Run both trunks over the same random embeddings: for networks whose modalities show no tokens.
+
+    Args:
+        old, new: the trunks, on the CPU.
+        tokens: how many.
+    """
+    x = torch.randn(1, tokens, old.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(tokens)[None]
+    with torch.inference_mode():
+        return _difference([(old(x, positions).hidden, new(x, positions).hidden)])
+
+
+def _difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> Difference:
     return Difference(
         max(float((one - other).abs().max()) for one, other in pairs),
         max(float(one.abs().max()) for one, _ in pairs),
-        before.shape[1],
+        pairs[0][0].shape[1],
     )
 
 

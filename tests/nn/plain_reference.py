@@ -40,15 +40,17 @@ def plain_sbl(layer: SparseBayesianLinear, x: Tensor, firings: list[Firing]) -> 
     return y
 
 
-def plain_rms_norm(x: Tensor) -> Tensor:
+def plain_rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """x / rms(x)."""
-    return x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+    return x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt()
 
 
 def plain_moie(moie: MoIE, x: Tensor, firings: list[Firing]) -> Tensor:
-    """Two SBLs, with the normalised form's norm between them."""
+    """Two SBLs, with the normalised form's norm between them: 512e-6 is added to the sum of squares."""
     inner = plain_sbl(moie.up, x, firings)
-    return plain_sbl(moie.down, plain_rms_norm(inner) if moie.normalize_inner else inner, firings)
+    if moie.normalize_inner:
+        inner = plain_rms_norm(inner, 512e-6 / inner.shape[-1])
+    return plain_sbl(moie.down, inner, firings)
 
 
 def plain_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
