@@ -90,16 +90,20 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+def read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint without executing anything in it.
 
+    Args:
+        path: its file.
+        map_location: device to load to.
+        mmap: leave the numbers of tensors in the file until they are used; to the CPU only.
     Raises:
         CheckpointError: if the file is missing, damaged, or holds more than plain data and tensors.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such checkpoint; training writes them to <run>/checkpoints/")
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: not loaded, it holds more than tensors and plain data or is damaged "
@@ -138,19 +142,28 @@ def restore(
                 f"{path}: format {described.get('format')}, this version reads {FORMAT}: install the version "
                 "that wrote it"
             )
-        trunk = dict(described["trunk"])
-        if trunk["yarn"] is not None:
-            trunk["yarn"] = YarnScaling(**trunk["yarn"])
-        trunk["sbl"] = SBLForm(**trunk["sbl"])
+        trunk = trunk_config(described["trunk"])
         if modalities is None:
             packages = OUR_PACKAGES + trusted_packages
             modalities = [_make(entry, path, packages) for entry in described["modalities"]]
-        return TrunkConfig(**trunk), modalities
+        return trunk, modalities
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: its description of the model cannot be used ({_first_line(error)}); take an intact "
             "checkpoint, or install the version that wrote it"
         ) from error
+
+
+def trunk_config(plain: Mapping[str, Any]) -> TrunkConfig:
+    """The shape of a trunk out of plain data.
+
+    Args:
+        plain: as `describe` and `history` hold it.
+    """
+    parts = dict(plain)
+    if parts["yarn"] is not None:
+        parts["yarn"] = YarnScaling(**parts["yarn"])
+    return TrunkConfig(**parts | {"sbl": SBLForm(**parts["sbl"])})
 
 
 def restore_weights(module: nn.Module, checkpoint: Mapping[str, Any], path: str | Path) -> None:
