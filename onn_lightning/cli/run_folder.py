@@ -36,7 +36,7 @@ def default_loggers(folder: Path) -> list[Logger]:
 
 
 def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> list[Callback]:
-    """Progress bar, checkpoints, throughput, dashboard and report, where the config has no own and forbids none.
+    """Progress bar, checkpoints, throughput, dashboard, report: where the config has no own and forbids none.
 
     Args:
         given: callbacks of the config.
