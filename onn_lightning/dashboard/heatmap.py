@@ -252,9 +252,7 @@ def _section(arrays: Mapping[str, NDArray], number: int) -> Section:
     rows = sum(layout.bins.values())
     shapes = ((len(spans), 3), (len(spans), rows), (len(spans), len(layout.sizes)))
     if not len(spans) or (spans.shape, activation.shape, silent.shape) != shapes:
-        raise ValueError(
-            f"section {number} of a history of neurons has arrays of other sizes than its layout"
-        )
+        raise ValueError(f"section {number} of a history of neurons: its arrays do not fit its layout")
     columns = [
         Column(int(first), int(last), int(count), activation[place], silent[place])
         for place, (first, last, count) in enumerate(spans)
