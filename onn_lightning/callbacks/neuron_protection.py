@@ -2,8 +2,8 @@
 
 Notable:
 - The rows of a neuron that fired for no token of the step (all micro-batches and ranks together) keep every
-  bit, in the weights and in the optimizer's state: no momentum, no weight decay, no KL pull reaches them. So a
-  step changes no more than it used, and what neurons learned of other material is not forgotten.
+  bit, in the weights and in the optimizer's state: no momentum, no weight decay, no KL pull reaches them. So
+  a step changes no more than it used, and what neurons learned of other material is not forgotten.
 - A neuron without firing has no gradient but the KL's: under protection it stays what it is until it fires.
 - Rows of embedding tables that no token read rest alike. Tables that a head is tied to get a gradient in
   every row and are passed over.
