@@ -6,6 +6,7 @@ Notable:
 - A start without any `train/` figure (validating, testing) is no part of the curves: its steps mean nothing.
 - `CurveReader` reads on from where it stopped, so that a look at a long run costs what is new in it; and its
   memory is bounded: a full series merges neighbours into their mean and takes twice as many points together.
+- Lines are parsed a block at a time by Arrow; only a block with words among its numbers line by line.
 - Lightning rewrites the file in place where a new figure appears: while it is shorter than what was read
   already, what was read already stands.
 """
@@ -13,14 +14,16 @@ Notable:
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 from numpy.typing import NDArray
 
 LOGS = "csv"
@@ -130,25 +133,67 @@ class _Start:
             written = file.read()
         complete = written[: written.rfind(b"\n") + 1]
         self._offset += len(complete)
-        for row in csv.reader(complete.decode(errors="replace").splitlines()):
-            if len(row) == len(self._columns):  # not so in the middle of a rewriting
-                self._add(dict(zip(self._columns, row, strict=True)))
-
-    def _add(self, row: dict[str, str]) -> None:
-        step = _number(row.pop("step", ""))
-        if step is None:
-            return
-        for key, text in row.items():
-            value = _number(text)
-            if value is None or "/" not in key:
-                continue
-            self._series.setdefault(key, _Series()).add(step, value)
-            self.first_step = min(self.first_step, step)
+        for key, curve in self._parsed(complete):
+            self._series.setdefault(key, _Series()).extend(curve)
+            self.first_step = min(self.first_step, float(curve.steps.min()))
             self.is_training |= key.startswith("train/")
+
+    def _parsed(self, lines: bytes) -> Iterator[tuple[str, Curve]]:
+        """(key, points) of every figure that complete lines hold at least one number of."""
+        try:
+            columns = _numbers_by_column(lines, self._columns)
+        except pa.ArrowInvalid:
+            columns = _numbers_line_by_line(lines, self._columns)
+        steps = columns.pop("step", None)
+        for key, values in columns.items():
+            if steps is None or "/" not in key:
+                continue
+            given = ~(steps.mask | values.mask)
+            if given.any():
+                yield key, Curve(steps.data[given], values.data[given])
 
     def curves(self) -> Iterator[tuple[str, Curve]]:
         """(key, curve) of every figure."""
         return ((key, series.curve()) for key, series in self._series.items())
+
+
+Column = np.ma.MaskedArray
+"""[lines] of numbers; masked where a line has none."""
+
+
+def _numbers_by_column(lines: bytes, names: list[str]) -> dict[str, Column]:
+    """Parse lines of nothing but numbers; lines of another length are left out.
+
+    Raises:
+        ArrowInvalid: where there is something else.
+    """
+    if not lines.strip():
+        return {}
+    table = pyarrow.csv.read_csv(
+        io.BytesIO(lines),
+        pyarrow.csv.ReadOptions(use_threads=False, column_names=names),
+        pyarrow.csv.ParseOptions(invalid_row_handler=lambda row: "skip"),  # the middle of a rewriting
+        pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.float64()), null_values=[""]),
+    )
+    return {
+        name: Column(column.fill_null(0.0).to_numpy(), column.is_null().to_numpy())
+        for name, column in zip(names, table.columns, strict=True)
+    }
+
+
+def _numbers_line_by_line(lines: bytes, names: list[str]) -> dict[str, Column]:
+    """The same of any lines; what is no number is none."""
+    rows = [
+        [_number(text) for text in row]
+        for row in csv.reader(lines.decode(errors="replace").splitlines())
+        if len(row) == len(names)
+    ]
+    return {
+        name: Column(
+            [0.0 if row[place] is None else row[place] for row in rows], [row[place] is None for row in rows]
+        )
+        for place, name in enumerate(names)
+    }
 
 
 def _number(text: str) -> float | None:
@@ -159,37 +204,40 @@ def _number(text: str) -> float | None:
 
 
 class _Series:
-    """Points that were added one by one, at most `2 * POINTS` of them in memory."""
+    """Points that were added in their order, at most `2 * POINTS` of them in memory."""
 
     def __init__(self) -> None:
-        self._steps, self._values = array("d"), array("d")
-        self._group: list[tuple[float, float]] = []
+        self._steps, self._values = np.empty(0), np.empty(0)
+        self._group = np.empty((2, 0))  # steps and values of the last points, fewer than the stride
         self._stride = 1
 
-    def add(self, step: float, value: float) -> None:
-        self._group.append((step, value))
-        if len(self._group) < self._stride:
-            return
-        self._close_group()
-        if len(self._steps) == 2 * POINTS:
-            pairs = (np.asarray(part).reshape(-1, 2) for part in (self._steps, self._values))
-            self._steps, self._values = (array("d", _mean_of_finite(pair)) for pair in pairs)
-            self._stride *= 2
+    def extend(self, points: Curve) -> None:
+        """Add points that follow those there are."""
+        rest = np.stack([points.steps, points.values])
+        while rest.shape[1]:
+            room = (2 * POINTS - len(self._steps)) * self._stride - self._group.shape[1]
+            self._take(rest[:, :room])
+            rest = rest[:, room:]
+            if len(self._steps) == 2 * POINTS:
+                pairs = (part.reshape(-1, 2) for part in (self._steps, self._values))
+                self._steps, self._values = (_mean_of_finite(pair) for pair in pairs)
+                self._stride *= 2
 
-    def _close_group(self) -> None:
-        if self._group:
-            step, value = _mean_of_finite(np.array(self._group).T)
-            self._steps.append(step)
-            self._values.append(value)
-            self._group = []
+    def _take(self, points: NDArray[np.float64]) -> None:
+        """[2, P] into groups of the stride, each of which becomes a point."""
+        points = np.concatenate([self._group, points], axis=1)
+        whole = points.shape[1] // self._stride * self._stride
+        self._group = points[:, whole:]
+        groups = points[:, :whole].reshape(2, -1, self._stride)
+        self._steps = np.append(self._steps, _mean_of_finite(groups[0]))
+        self._values = np.append(self._values, _mean_of_finite(groups[1]))
 
     def curve(self) -> Curve:
         """All points; of a group that is not complete, its mean so far."""
-        steps, values = np.array(self._steps), np.array(self._values)
-        if self._group:
-            step, value = _mean_of_finite(np.array(self._group).T)
-            steps, values = np.append(steps, step), np.append(values, value)
-        return Curve(steps, values)
+        if not self._group.shape[1]:
+            return Curve(self._steps, self._values)
+        step, value = _mean_of_finite(self._group)
+        return Curve(np.append(self._steps, step), np.append(self._values, value))
 
 
 def _mean_of_finite(rows: NDArray[np.float64]) -> NDArray[np.float64]:
