@@ -74,7 +74,7 @@ def bucket_origins(previous: int, new: int, what: str) -> Ids:
     """
     if new == previous:
         return np.arange(new)
-    if not previous or new % previous:
+    if not previous or not new or new % previous:
         multiple = f"a multiple of {previous}" if previous else "0, as so far"
         raise ValueError(
             f"{what} cannot go from {previous} to {new}: what shares a trained row by its hash would get "
