@@ -28,7 +28,6 @@ MORE_PANELS = (
             Line("train/data_wait", "time between steps, waiting for data"),
         ),
     ),
-    Panel("bits per byte in training", "bits", (Line("train/bits_per_byte", "over an epoch"),)),
 )
 PARTS = 240  # of a curve: one for about two pixels
 MAX_SERIES = 32  # of a chart
@@ -62,10 +61,11 @@ def charts_of(curves: Curves, marks: Sequence[Mark]) -> Charts:
         return Charts([], PARTS)
     first = min(float(curve.steps[0]) for curve in figures.values())
     last = max(float(curve.steps[-1]) for curve in figures.values())
-    panels = [*PANELS, *MORE_PANELS]
-    chosen = [(panel, panel.assign(figures)) for panel in panels]
-    known = {key for _, keys in chosen for key in keys}
-    chosen += [(panel, panel.assign(figures)) for panel in _others(figures.keys() - known)]
+    chosen = [(panel, panel.assign(figures)) for panel in PANELS]
+    rest = figures.keys() - {key for _, keys in chosen for key in keys}
+    chosen += [(panel, panel.assign(rest)) for panel in MORE_PANELS]
+    rest -= {key for _, keys in chosen for key in keys}
+    chosen += [(panel, panel.assign(rest)) for panel in _others(rest)]
     chosen = [(panel, keys) for panel, keys in chosen if keys][:MAX_CHARTS]
     drawn = sum(min(len(keys), MAX_SERIES) for _, keys in chosen)
     parts = max(LEAST_PARTS, min(PARTS, MAX_POINTS // max(1, drawn)))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
-VOID = frozenset({"br", "hr", "img", "meta", "rect", "line", "circle", "path", "polyline", "input", "use"})
+VOID = frozenset({"br", "hr", "img", "meta"})
+"""Of HTML; elements of SVG are closed, or all that follows would be inside them."""
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -53,7 +54,7 @@ def join(*content: Content, by: str = "") -> Safe:
 
 
 def table(
-    caption: str, headings: Iterable[Content], rows: Iterable[Iterable[Content]], numbers_from: int = 1
+    caption: str, headings: Iterable[Content], rows: Iterable[Iterable[Content]], numbers: Container[int] = ()
 ) -> Safe:
     """A table whose first column names its rows.
 
@@ -61,11 +62,11 @@ def table(
         caption: what it shows.
         headings: of its columns.
         rows: their cells.
-        numbers_from: columns from this one on are numbers.
+        numbers: the columns that hold numbers, counted from 0.
     """
 
     def kind(place: int) -> str | None:
-        return "number" if place >= numbers_from else None
+        return "number" if place in numbers else None
 
     head = [element("th", cell, scope="col", class_=kind(place)) for place, cell in enumerate(headings)]
     body = [
@@ -89,7 +90,7 @@ def facts(pairs: Iterable[tuple[str, Content]]) -> Safe:
     return element(
         "dl",
         [
-            element("div", element("dt", name), element("dd", value))
+            element("div", element("dt", name), element("dd", value), class_=name.replace(" ", "-"))
             for name, value in pairs
             if value not in (None, "")
         ],

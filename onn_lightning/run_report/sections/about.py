@@ -37,5 +37,5 @@ def section(run: Run, charts: Charts, now: float) -> Section:
     rows = [[clipped(file.name, 120), size(file.num_bytes)] for file in run.files[:MAX_FILES]]
     left_out = len(run.files) - MAX_FILES
     note = paragraph(f"{left_out:,} more files are not listed.", class_="faint") if left_out > 0 else None
-    files = table("files in the run folder", ["file", "size"], rows) if rows else None
+    files = table("files in the run folder", ["file", "size"], rows, (1,)) if rows else None
     return Section("about", "About this page", join(paragraph(said, class_="faint"), files, note))

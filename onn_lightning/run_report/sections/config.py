@@ -37,4 +37,4 @@ def _differences(run: Run, settings: Settings) -> Safe:
         [element("code", clipped(entry.field, 120)), clipped(entry.bundled, 200), clipped(entry.here, 200)]
         for entry in found[:MAX_ROWS]
     ]
-    return table(f"differences from {named}", ["field", f"in {named}", "in this run"], rows, numbers_from=9)
+    return table(f"differences from {named}", ["field", f"in {named}", "in this run"], rows)

@@ -46,7 +46,7 @@ def _modalities(run: Run) -> Safe | None:
         [name, f"{tokens:,}", share(tokens / everything), f"{totals.targets.get(name, 0):,}"]
         for name, tokens in totals.tokens.items()
     ]
-    return table("tokens by modality", ["modality", "tokens", "share", "of them predicted"], rows)
+    return table("tokens by modality", ["modality", "tokens", "share", "of them predicted"], rows, (1, 2, 3))
 
 
 def _training(run: Run) -> Safe | None:
@@ -76,7 +76,7 @@ def _training(run: Run) -> Safe | None:
         )
     headings = ["source", "kind", "documents", "weight", "share", "tokens read", "bad samples", "where"]
     return join(
-        table("training mixture", headings, rows, numbers_from=2),
+        table("training mixture", headings, rows, numbers=range(2, 7)),
         _left_out(names),
         paragraph(
             "Share: of the tokens, as the weights promise. Tokens read: up to the newest checkpoint, about; "
@@ -105,9 +105,7 @@ def _held_out(run: Run) -> Safe:
             ]
             for name in names[:MAX_SOURCES]
         ]
-        parts.append(
-            table(split, ["source", "kind", "documents", "bad samples", "where"], rows, numbers_from=2)
-        )
+        parts.append(table(split, ["source", "kind", "documents", "bad samples", "where"], rows, (2, 3)))
         parts.append(_left_out(names))
     return join(parts)
 
@@ -119,7 +117,7 @@ def _fingerprints(run: Run) -> Safe | None:
         [clipped(name, 80), clipped(", ".join(f"{key} {value}" for key, value in settings.items()), 400)]
         for name, settings in run.record.fingerprints.items()
     ]
-    return table("what tokens depend on", ["modality", "settings"], rows, numbers_from=9)
+    return table("what tokens depend on", ["modality", "settings"], rows)
 
 
 def _left_out(names: list[str]) -> Safe | None:

@@ -55,7 +55,7 @@ def _starts(starts: Sequence[Start], state: State) -> Safe:
         )
     headings = ["start", "when", "for", "from step", "to step", "then", "what was new"]
     return join(
-        table("starts", headings, rows[-MAX_ROWS:], numbers_from=9),
+        table("starts", headings, rows[-MAX_ROWS:], (3, 4)),
         paragraph(note, class_="faint") if note else None,
     )
 
@@ -78,4 +78,4 @@ def _reshaped(run: Run) -> Safe | None:
     if not run.described.reshaped:
         return paragraph("The network was never grown or pruned.", class_="faint")
     rows = [[f"{entry.step:,}", clipped(entry.what, 400)] for entry in run.described.reshaped[-MAX_ROWS:]]
-    return table("growth and pruning", ["step", "what was done"], rows, numbers_from=9)
+    return table("growth and pruning", ["step", "what was done"], rows)

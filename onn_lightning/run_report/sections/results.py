@@ -53,7 +53,9 @@ def _table(stage: str, newest: _Newest, curves: Curves) -> Safe:
     caption = f"{NAMES.get(stage, stage)}{model}"
     left_out = len(newest.sources) - len(sources)
     note = paragraph(f"{left_out:,} more sources are left out.", class_="faint") if left_out > 0 else None
-    return join(table(caption, ["source", *(name.replace("_", " ") for name in columns)], rows), note)
+    return join(
+        table(caption, ["source", *(name.replace("_", " ") for name in columns)], rows, range(1, 99)), note
+    )
 
 
 def _cell(stage: str, source: str, name: str, row: Mapping[str, float], curves: Curves) -> Content:

@@ -73,11 +73,11 @@ def _training_time(run: Run) -> str | None:
     return duration(sum(run.record.totals.seconds.values()))
 
 
-def _parameters(run: Run) -> str | None:
+def _parameters(run: Run) -> Content:
     if run.record is not None and run.record.parameters:
         parts = run.record.parameters
         named = ", ".join(f"{name} {amount:,}" for name, amount in parts.items())
-        return f"{count(sum(parts.values()))}: {named}"
+        return [count(sum(parts.values())), element("small", named)]
     if run.described is not None:
         return (
             f"{count(run.described.weights)} in the checkpoint's tensors; tables that are shared count twice"

@@ -74,7 +74,7 @@ def _phases(run: Run) -> Safe | None:
         "loader, logs and checkpoints. Steps that a resumption made undone are not counted."
     )
     return join(
-        table("where the time went", ["phase", "time", "share", "", "a step"], rows),
+        table("where the time went", ["phase", "time", "share", "", "a step"], rows, (1, 2, 4)),
         paragraph(note, class_="faint"),
     )
 
@@ -88,4 +88,4 @@ def _checkpoints(run: Run) -> Safe:
     caption = f"checkpoints: {count(len(run.checkpoints))}, {size(everything)} together"
     left_out = len(run.checkpoints) - len(shown)
     note = paragraph(f"{left_out:,} older ones are not listed.", class_="faint") if left_out else None
-    return join(table(caption, ["file", "size", "written"], rows), note)
+    return join(table(caption, ["file", "size", "written"], rows, (1,)), note)
