@@ -86,12 +86,9 @@ def test_sharded_rows_rest_and_move_as_unsharded_ones(tmp_path: Path) -> None:
         start = {key: value.clone() for key, value in module.state_dict().items()}
         train(module, make(parameter_groups(module)), range(STEPS))
         for key, measured in torch.load(tmp_path / f"{name}.pt").items():
-            expected = module.state_dict()[key]
-            if (
-                name == "muon" and key == "layer.mu_weight"
-            ):  # with zeros in between, bfloat16 rounds otherwise
-                assert size_of(measured - expected) < 0.02 * size_of(expected - start[key])
-            else:
-                torch.testing.assert_close(measured, expected, rtol=1e-5, atol=1e-6, msg=f"{name}: {key}")
+            moved = module.state_dict()[key] - start[key]
+            # in bfloat16 the iteration rounds otherwise with zeros in between, which the later steps see
+            allowed = 0.03 if name == "muon" else 1e-5
+            assert size_of(measured - start[key] - moved) < allowed * size_of(moved), (name, key)
             resting = NEVER_READ if key == "table.weight" else ALWAYS_RESTING
             assert torch.equal(measured[resting], start[key][resting])
