@@ -6,6 +6,8 @@ Notable:
 - A run lives in `<trainer.default_root_dir>/<run>/`, by default `runs/<name of the first config>/`.
   `fit --resume` (or `--ckpt_path last`) goes on from its newest complete checkpoint and starts
   afresh where there is none; the other verbs read that checkpoint unless told otherwise.
+- Where a callback has reshaped the network in mid-run, everything is built anew around the checkpoint that
+  it left, and trained on; a checkpoint of such a run decides about the model's shape (`reshaped_runs.py`).
 - Checkpoints are loaded with `weights_only`: no code runs out of a file.
 - Every mistake in a config becomes a `UsageError` of one line (`explain.py`).
 """
@@ -13,6 +15,7 @@ Notable:
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import warnings
 from collections.abc import Sequence
@@ -31,6 +34,7 @@ from onn_lightning.cli.config_files import bundled_list
 from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
 from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 from onn_lightning.cli.explain import explain
+from onn_lightning.cli.reshaped_runs import in_shape_of
 from onn_lightning.cli.run_folder import (
     RUNS,
     SaveRunConfig,
@@ -38,6 +42,7 @@ from onn_lightning.cli.run_folder import (
     default_loggers,
     with_monitor,
 )
+from onn_lightning.reshaping.rebuild import NetworkReshaped
 
 _log = logging.getLogger("lightning.pytorch")  # shown on the terminal by Lightning, on rank 0
 
@@ -177,13 +182,18 @@ class OmniCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build all; what a constructor says against its arguments arrives as it said it."""
+        shaped = self.config.clone()
+        shaped[self._verb] = in_shape_of(self._checkpoint, self.config[self._verb])
         try:
-            super().instantiate_classes()
+            self.config_init = self.parser.instantiate_classes(shaped)
         except (ValueError, TypeError) as error:
             stated = first_outside_jsonargparse(error)
             if stated is error:
                 raise
             raise stated from stated.__cause__
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the run folder's loggers and callbacks where the config has none."""
@@ -225,13 +235,29 @@ class OmniCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            super()._run_subcommand(subcommand)
+            while (reshaped := self._run_until_reshaped(subcommand)) is not None:
+                self._build_anew(reshaped)
         except SIGTERMException:
             raise SystemExit(EXIT_TERMINATED) from None
         except SystemExit:
             if self.trainer.interrupted:  # Lightning turns Ctrl-C into exit 1
                 raise SystemExit(EXIT_INTERRUPTED) from None
             raise
+
+    def _run_until_reshaped(self, subcommand: str) -> Path | None:
+        try:
+            super()._run_subcommand(subcommand)
+        except NetworkReshaped as reshaped:
+            return reshaped.checkpoint
+        return None
+
+    def _build_anew(self, checkpoint: Path) -> None:
+        """Go on from a reshaped checkpoint, as a resumed run would."""
+        self._checkpoint = str(checkpoint)
+        del self.model, self.datamodule, self.trainer, self.config_init
+        gc.collect()  # they refer to each other: the old network would stay in memory
+        self._set_seed()
+        self.instantiate_classes()
 
 
 def main(arguments: list[str]) -> int:

@@ -95,17 +95,27 @@ def measure(
         modalities: its modalities.
         row_length: tokens in a row.
     """
-    with torch.device("meta"):
-        network = Network(trunk, modalities)
     stored: dict[int, int] = {}
     states = [state["state"] for state in checkpoint.get("optimizer_states", ())]
     for tensor in _tensors([checkpoint["state_dict"], states]):
         stored[id(tensor)] = tensor.numel() * tensor.element_size()
     return Size(
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=count_parameters(trunk, modalities),
         memory=sum(stored.values()),
         flops=trunk_forward_flops(trunk, row_length),
     )
+
+
+def count_parameters(trunk: TrunkConfig, modalities: Sequence[Modality]) -> int:
+    """How many trained numbers a network has.
+
+    Args:
+        trunk: shape of its trunk.
+        modalities: its modalities.
+    """
+    with torch.device("meta"):
+        network = Network(trunk, modalities)
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def outline(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
