@@ -123,8 +123,11 @@ class DocumentScorer:
         with torch.no_grad():
             for batch, owners in self._batches(documents):
                 seen = self.module(batch)
+                tokens = batch.modality_ids.numel()
+                fired = float(seen.auxiliary.activation.double().mean()) * tokens
                 for own in sums:
-                    own.add_activation(seen.auxiliary.activation, batch.modality_ids.numel())
+                    own.fired += fired
+                    own.tokens += tokens
                 outputs = self.module.predict_targets(batch, seen.hidden)
                 for name, output in outputs.items():
                     sources = batch.modalities[name].source_indices
@@ -177,12 +180,7 @@ class _Sums:
         self.counts: dict[str, int] = {}
         self.text_nats = self.num_bytes = 0.0
         self.entropy = self.predictions = 0.0
-        self.fired = self.tokens = 0.0
-
-    def add_activation(self, activation: Tensor, tokens: int) -> None:
-        """Add a batch's activation [N] over `tokens` places."""
-        self.fired += float(activation.double().mean()) * tokens
-        self.tokens += tokens
+        self.fired = self.tokens = 0.0  # of the whole batches that the document was in
 
     def score(self, module: OmniModule, surprise: float = 0.0) -> Score:
         """The figures that these sums make."""

@@ -78,6 +78,27 @@ def test_a_score_does_not_depend_on_what_else_is_scored(module: OmniModule) -> N
         assert vars(score) == pytest.approx(vars(expected), rel=1e-5)
 
 
+def test_constants_of_integrity_can_be_read_from_the_system_and_a_score_still_stands_alone() -> None:
+    torch.manual_seed(0)
+    made = OmniModule(TRUNK, [ByteText(), Patches()], pi_alpha="activation_rate", pi_gamma="gate_threshold")
+    made.eval()
+    together = scored(made, DOCUMENTS, row_length=64, with_surprise=True)
+    for document, score in zip(DOCUMENTS, together, strict=True):
+        with torch.no_grad():
+            activation = made(
+                pack([[document]], list(made.modalities.values()), length=64)
+            ).auxiliary.activation
+        gamma = math.log1p(math.exp(-1.0))  # all thresholds stand at -1
+        expected = math.exp(
+            -float(activation.mean()) * (score.main_loss / score.tau + gamma * score.surprise)
+        )
+        assert score.pi == pytest.approx(expected, rel=1e-5)
+    quick = scored(made, DOCUMENTS, row_length=64)
+    assert [vars(score) for score in quick] == [
+        pytest.approx(vars(scored(made, [document], row_length=64)[0]), rel=1e-5) for document in DOCUMENTS
+    ]
+
+
 def test_surprise_of_a_document_in_several_batches_is_that_of_all_its_tokens(module: OmniModule) -> None:
     document = [("text", "one row is not enough for this")]
     (wide,) = scored(module, [document], row_length=8, rows_per_batch=16, with_surprise=True)

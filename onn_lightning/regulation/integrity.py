@@ -18,8 +18,8 @@ from torch.nn.functional import softplus
 
 from onn_lightning.nn.loss import predictive_integrity
 
-Alpha = float | Literal["activation_rate"]
-Gamma = float | Literal["gate_threshold"]
+Alpha = Literal["activation_rate"] | float  # the word first: that is what a mistyped one is told
+Gamma = Literal["gate_threshold"] | float
 
 
 @dataclass(frozen=True)
