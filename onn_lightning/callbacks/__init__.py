@@ -1,6 +1,8 @@
 """Lightning callbacks: thin, optional, swappable."""
 
 from onn_lightning.callbacks.dashboard import Dashboard
+from onn_lightning.callbacks.emergency_pruning import EmergencyPruning
+from onn_lightning.callbacks.growth import GrowOnPlateau
 from onn_lightning.callbacks.neuron_protection import NeuronProtection
 from onn_lightning.callbacks.pi_monitor import PIMonitor
 from onn_lightning.callbacks.report import RunReport
@@ -10,6 +12,8 @@ from onn_lightning.callbacks.throughput import Throughput
 
 __all__ = [
     "Dashboard",
+    "EmergencyPruning",
+    "GrowOnPlateau",
     "NeuronProtection",
     "PIMonitor",
     "RunCheckpoint",

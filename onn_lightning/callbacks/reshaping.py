@@ -147,9 +147,7 @@ class ReshapingCallback(Checkpoint):
             raise failure or RuntimeError(f"rank 0 could not reshape the network: {error_text}")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
-                callback.save_on_exception = (
-                    False  # the next batch is taken: its place in the data would be wrong
-                )
+                callback.save_on_exception = False  # the next batch is taken: a wrong place in the data
         raise NetworkReshaped(after, trainer.strategy.broadcast(what))
 
     def _write(self, before: Path, after: Path, modalities: list[Modality]) -> str:

@@ -96,8 +96,9 @@ def measure(
         row_length: tokens in a row.
     """
     stored: dict[int, int] = {}
-    states = [state["state"] for state in checkpoint.get("optimizer_states", ())]
-    for tensor in _tensors([checkpoint["state_dict"], states]):
+    bare = outline(checkpoint)
+    states = [state["state"] for state in bare.get("optimizer_states", ())]
+    for tensor in _tensors([bare["state_dict"], states]):
         stored[id(tensor)] = tensor.numel() * tensor.element_size()
     return Size(
         parameters=count_parameters(trunk, modalities),

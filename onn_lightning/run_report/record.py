@@ -28,7 +28,7 @@ class Start:
         started: when, seconds since 1970.
         alive: when it last wrote.
         state: RUNNING, FINISHED, INTERRUPTED or FAILED.
-        error: what it failed of, one line.
+        error: what it failed of, or that its network was reshaped; one line.
         first_step, last_step: optimizer steps of the run before it, and after its newest.
         command: arguments of the command line, as far as it was `onn`.
         device: in words.
