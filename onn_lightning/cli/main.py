@@ -50,6 +50,7 @@ VERBS = {
     "test": Verb(_LIGHTNING, "held-out results of a trained model", takes_verb=True),
     "predict": Verb(_LIGHTNING, "predictions of a trained model", takes_verb=True),
     "grow": Verb("onn_lightning.cli.grow", "make a trained model larger without changing what it does"),
+    "prune": Verb("onn_lightning.cli.prune", "cut a trained model back to a budget; the emergency brake"),
     "report": Verb("onn_lightning.cli.report", "one HTML page of a run"),
     "generate": Verb("onn_lightning.cli.generate", "answer from text, images and sound"),
 }
