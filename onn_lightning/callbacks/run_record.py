@@ -185,13 +185,12 @@ def _folder(trainer: Trainer) -> Path:
 
 def _start(trainer: Trainer, pl_module: LightningModule) -> Start:
     now = time.time()
-    program = Path(sys.argv[0]).name
     return Start(
         started=now,
         alive=now,
         first_step=trainer.global_step,
         last_step=trainer.global_step,
-        command=tuple(sys.argv[1:]) if program in ("onn", "__main__.py") else (),
+        command=tuple(sys.argv[1:]) if _is_onn(Path(sys.argv[0])) else (),
         device=_device(pl_module.device),
         processes=trainer.world_size,
         precision=str(trainer.precision),
@@ -200,6 +199,10 @@ def _start(trainer: Trainer, pl_module: LightningModule) -> Start:
             **{name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
         },
     )
+
+
+def _is_onn(program: Path) -> bool:
+    return program.stem == "onn" or program.parts[-2:] == ("onn_lightning", "__main__.py")
 
 
 def _installed(package: str) -> bool:

@@ -28,6 +28,8 @@ MORE_PANELS = (
             Line("train/data_wait", "time between steps, waiting for data"),
         ),
     ),
+    Panel("means over all steps between two logs", "as named", (Line(r"train/mean/(.+)", r"\1"),)),
+    Panel("broken steps", "steps so far", (Line("train/broken_steps", "with figures that are not finite"),)),
 )
 PARTS = 240  # of a curve: one for about two pixels
 MAX_SERIES = 32  # of a chart

@@ -21,7 +21,7 @@
   document.body.append(now);
 
   const shown = (value) => {
-    if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(2);
+    if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return String(Number(value.toPrecision(3)));
     return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
   };
   const nearest = (steps, step) => {

@@ -116,8 +116,16 @@ def differences(settings: Settings, origin: Sequence[str], command: Sequence[str
     return [
         Difference(field, bundled.get(field, ABSENT), here.get(field, ABSENT))
         for field in fields
-        if bundled.get(field, ABSENT) != here.get(field, ABSENT) and field not in _OF_ONE_START
+        if field not in _OF_ONE_START and not _same(bundled.get(field, ABSENT), here.get(field, ABSENT))
     ]
+
+
+def _same(one: str, other: str) -> bool:
+    """Also of numbers that are written in different ways."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other
 
 
 def _short(field: str) -> str:

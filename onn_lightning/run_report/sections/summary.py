@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 
 from onn_lightning.dashboard.curves import Curve
-from onn_lightning.run_report.markup import Content, Safe, element, facts, join, paragraph
+from onn_lightning.run_report.markup import Content, Safe, clipped, element, facts, join, paragraph
 from onn_lightning.run_report.quantities import count, duration, figure, moment, share
 from onn_lightning.run_report.run import Run
 from onn_lightning.run_report.section import Section
 from onn_lightning.run_report.sections.results import results_tables
 from onn_lightning.run_report.state import State
+
+MAX_ARGUMENTS = 100
 
 
 def section(run: Run, state: State) -> Section:
@@ -109,7 +112,16 @@ def _start(run: Run) -> Iterator[tuple[str, Content]]:
     resumed = len(run.record.starts) - 1
     yield "started", f"{moment(first.started)}{f', resumed {resumed:,} times' if resumed else ''}"
     if first.command:
-        yield "command", element("code", f"onn {' '.join(first.command)}")
+        yield "command", element("code", join(*_arguments(first.command), by=" "))
+
+
+def _arguments(command: Sequence[str]) -> Iterator[Safe]:
+    """The words of a command line, of which each stays in one piece."""
+    shown = command[:MAX_ARGUMENTS]
+    for argument in ("onn", *shown):
+        yield element("span", clipped(shlex.quote(argument), 300), class_="argument")
+    if len(command) > len(shown):
+        yield element("span", f"… ({len(command) - len(shown):,} more)", class_="argument")
 
 
 # ---- the newest figures --------------------------------------------------------------------------

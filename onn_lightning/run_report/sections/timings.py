@@ -64,13 +64,12 @@ def _phases(run: Run) -> Safe | None:
     whole = sum(seconds.values()) or 1.0
     rows = []
     for phase, spent in sorted(seconds.items(), key=lambda pair: -pair[1]):
-        bar = element(
-            "meter", share(spent / whole), value=f"{spent / whole:.4f}", aria_label=share(spent / whole)
-        )
+        part = share(spent / whole)
+        bar = element("progress", part, value=f"{spent / whole:.4f}", max=1, aria_label=f"{phase}: {part}")
         each = duration(spent / steps) if steps and phase != VALIDATION else ""
-        rows.append([phase, duration(spent), share(spent / whole), bar, each])
+        rows.append([phase, duration(spent), part, bar, each])
     note = (
-        "On a GPU the phases of a step overlap and only the whole step is timed; `between steps` is the "
+        "On a GPU the phases of a step overlap and only the whole step is timed; “between steps” is the "
         "loader, logs and checkpoints. Steps that a resumption made undone are not counted."
     )
     return join(
