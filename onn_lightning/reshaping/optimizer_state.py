@@ -2,7 +2,8 @@
 
 Notable:
 - Saved state knows numbers only; which parameter a number is, follows from its group's name and its place
-  in it (`onn_lightning.optim.parameter_groups`), in the old network and in the new.
+  in it (`onn_lightning.optim.parameter_groups`), in the old network and in the new. The new state is
+  numbered as the saved one was.
 - First moments follow a rescaled parameter's gradients, second moments their square.
 - New rows and columns of a parameter begin with first moments of 0 and second moments of the mean of the old
   ones: the step count is the whole parameter's, so second moments of 0 would make their first step too large.
@@ -30,8 +31,8 @@ def reshape_optimizer_state(
     """The new state of one optimizer.
 
     Args:
-        saved: as `Optimizer.state_dict` returned it, or as `torch.distributed.checkpoint.state_dict`
-            does, with names in place of numbers.
+        saved: as `Optimizer.state_dict` returned it, as `torch.distributed.checkpoint.state_dict` does (with
+            names in place of numbers), or as Lightning's sharding strategies do (numbered otherwise).
         weights: the old `state_dict` of the module.
         reshaped: the way from the old network to the new.
     Raises:
@@ -40,32 +41,59 @@ def reshape_optimizer_state(
     """
     before, after = _names_by_group(reshaped.old), _names_by_group(reshaped.new)
     _check_groups(saved["param_groups"], before, after)
+    old_keys, new_keys = _keys(saved["param_groups"], reshaped)
     groups: list[dict[str, Any]] = []
     state: dict[Any, Any] = {}
-    keys: dict[str, Any]
-    places: list[Any]
-    count = 0
     for group in saved["param_groups"]:
-        old_names, new_names = before[group["name"]], after[group["name"]]
-        by_name = any(isinstance(key, str) for key in group["params"])
-        keys = (
-            {name: name for name in old_names}
-            if by_name
-            else dict(zip(old_names, group["params"], strict=True))
-        )
-        places = new_names if by_name else list(range(count, count + len(new_names)))
-        count += len(new_names)
-        groups.append({**group, "params": places})
-        known = [saved["state"][key] for key in keys.values() if saved["state"].get(key)]
-        for name, place in zip(new_names, places, strict=True):
+        new_names = after[group["name"]]
+        groups.append({**group, "params": [new_keys[name] for name in new_names]})
+        known = [entry for name in before[group["name"]] if (entry := saved["state"].get(old_keys[name]))]
+        for name in new_names:
             origin = reshaped.origins[name]
             if origin.source is None:
                 entry = _beginning(known, reshaped.new.get_parameter(name))
             else:
-                entry = _carried(saved["state"].get(keys[origin.source], {}), origin, weights[origin.source])
+                entry = _carried(
+                    saved["state"].get(old_keys[origin.source], {}), origin, weights[origin.source]
+                )
             if entry:
-                state[place] = entry
+                state[new_keys[name]] = entry
     return {**saved, "state": state, "param_groups": groups}
+
+
+def _keys(saved: Sequence[Mapping[str, Any]], reshaped: Reshaped) -> tuple[dict[str, Any], dict[str, Any]]:
+    """By the name of each parameter its key in the saved state, and the key that it gets in the new one.
+
+    Raises:
+        ValueError: if the saved keys are of no known kind.
+    """
+    order = [group["name"] for group in saved]
+    found = {group["name"]: set(group["params"]) for group in saved}
+    by_group = _names_by_group(reshaped.old)
+    for kind in (_by_name, _by_place_in_groups, _by_place_in_module):
+        keys = kind(reshaped.old, order)
+        if all({keys[name] for name in names} == found[group] for group, names in by_group.items()):
+            return keys, kind(reshaped.new, order)
+    raise ValueError(
+        "cannot carry the optimizer's state over: its parameters are numbered neither by their groups, nor "
+        "in the order of the module, nor named; use the version that wrote it"
+    )
+
+
+def _by_name(network: nn.Module, order: Sequence[str]) -> dict[str, Any]:
+    """As `torch.distributed.checkpoint.state_dict` does."""
+    return {name: name for name, _ in network.named_parameters()}
+
+
+def _by_place_in_groups(network: nn.Module, order: Sequence[str]) -> dict[str, Any]:
+    """As torch's optimizers do."""
+    groups = _names_by_group(network)
+    return {name: number for number, name in enumerate(name for group in order for name in groups[group])}
+
+
+def _by_place_in_module(network: nn.Module, order: Sequence[str]) -> dict[str, Any]:
+    """As Lightning's sharding strategies do."""
+    return {name: number for number, (name, _) in enumerate(network.named_parameters())}
 
 
 def _names_by_group(network: nn.Module) -> dict[str, list[str]]:

@@ -18,7 +18,9 @@ from trained_case import (
     trained_case,
 )
 
+from onn_lightning import OmniModule
 from onn_lightning.nn import SBLForm, TrunkConfig
+from onn_lightning.optim import parameter_groups
 from onn_lightning.reshaping import Reshaping, add_blocks, reshape_checkpoint, widen
 from onn_lightning.reshaping.origins import trace
 
@@ -99,31 +101,39 @@ def test_states_are_matched_by_name_where_an_optimizer_sorts_its_groups() -> Non
             assert torch.equal(value, old_state[source][key]), (name, key)
 
 
-def test_a_state_keyed_by_names_gives_the_same_as_one_keyed_by_numbers() -> None:
+@pytest.mark.parametrize("kind", ["wider", "deeper"])
+@pytest.mark.parametrize("keys", ["names", "places in the module"])
+def test_a_state_with_other_keys_gives_the_same_and_keeps_them(kind: str, keys: str) -> None:
+    """Names: of torch.distributed.checkpoint; places in the module: of Lightning's sharding strategies."""
     trunk = trunk_of("reference")
     case = trained_case(trunk)
-    plan = widen(trunk, {0: 20})
-    state = case.checkpoint["optimizer_states"][0]
-    names = {id(parameter): name for name, parameter in case.module.named_parameters()}
-    by_number = {
-        number: names[id(parameter)]
-        for saved, group in zip(state["param_groups"], case.optimizer.param_groups, strict=True)
-        for number, parameter in zip(saved["params"], group["params"], strict=True)
+    plan = plans(trunk)[kind]
+    grown = made_from(reshape_checkpoint(case.checkpoint, plan, MODALITIES), plan.trunk)
+
+    def renamed(state: dict[str, Any], module: OmniModule) -> dict[str, Any]:
+        places = {id(p): (number, name) for number, (name, p) in enumerate(module.named_parameters())}
+        chosen = [
+            places[id(p)][keys == "names"] for group in parameter_groups(module) for p in group["params"]
+        ]
+        return {
+            "state": {chosen[number]: entry for number, entry in state["state"].items()},
+            "param_groups": [
+                group | {"params": sorted(chosen[number] for number in group["params"])}
+                for group in state["param_groups"]
+            ],
+        }
+
+    checkpoint = case.checkpoint | {
+        "optimizer_states": [renamed(case.checkpoint["optimizer_states"][0], case.module)]
     }
-    named = {
-        "state": {by_number[number]: entry for number, entry in state["state"].items()},
-        "param_groups": [
-            group | {"params": sorted(by_number[number] for number in group["params"])}
-            for group in state["param_groups"]
-        ],
-    }
-    checkpoint = case.checkpoint | {"optimizer_states": [named]}
-    numbered = reshape_checkpoint(case.checkpoint, plan, MODALITIES)["optimizer_states"][0]
-    renamed = reshape_checkpoint(checkpoint, plan, MODALITIES)["optimizer_states"][0]
-    for ours, theirs in zip(numbered["param_groups"], renamed["param_groups"], strict=True):
-        for number, name in zip(ours["params"], theirs["params"], strict=True):
-            entries = numbered["state"][number], renamed["state"][name]
-            assert all(torch.equal(entries[0][key], entries[1][key]) for key in entries[0])
+    expected = renamed(reshape_checkpoint(case.checkpoint, plan, MODALITIES)["optimizer_states"][0], grown)
+    got = reshape_checkpoint(checkpoint, plan, MODALITIES)["optimizer_states"][0]
+    assert [sorted(group["params"]) for group in got["param_groups"]] == [
+        group["params"] for group in expected["param_groups"]
+    ]
+    assert got["state"].keys() == expected["state"].keys()
+    for key, entry in expected["state"].items():
+        assert all(torch.equal(got["state"][key][name], value) for name, value in entry.items())
 
 
 def broken(case: Case, change: Any) -> dict[str, Any]:
@@ -139,6 +149,7 @@ def broken(case: Case, change: Any) -> dict[str, Any]:
         (lambda state: state["param_groups"][0].pop("name"), "its parameter groups have no names"),
         (lambda state: state["param_groups"][0].update(name="other"), "has the parameter groups"),
         (lambda state: state["param_groups"][0]["params"].pop(), "group 'matrix' has 11 parameters"),
+        (lambda state: state["param_groups"][0]["params"].__setitem__(0, 99), "are numbered neither by"),
         (lambda state: state["state"][2].update(row=torch.zeros(3)), "'row' of trunk.blocks.0.moie.up"),
     ],
 )

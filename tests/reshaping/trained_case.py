@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from onn_lightning.nn import SBLForm, TrunkConfig
 from onn_lightning.optim import MuonAdamW, parameter_groups
 
 MODALITIES: list[Modality] = [ByteText(embedding_size=8), Patches()]
-OPTIMIZERS: dict[str, Any] = {
-    "adamw": lambda groups: torch.optim.AdamW(groups, lr=3e-3, eps=1e-12, weight_decay=0.0),
-    "muon": lambda groups: MuonAdamW(groups, lr=3e-3),
+OPTIMIZERS: dict[str, Any] = {  # no lambdas: spawned processes get them
+    "adamw": partial(torch.optim.AdamW, lr=3e-3, eps=1e-12, weight_decay=0.0),
+    "muon": partial(MuonAdamW, lr=3e-3),
 }
 
 
