@@ -64,7 +64,7 @@ def label(key: str, line: Line) -> str:
 
 def _natural(key: str) -> list[tuple[int, str]]:
     """Numbers in a key sort as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", key)]
 
 
 PANELS = (

@@ -1,8 +1,8 @@
 """What the checkpoints of a run say, without loading their weights.
 
 Notable:
-- Read by `checkpoint.description.read` alone, onto torch's meta device: shapes and plain data come from the
-  file, the numbers of its tensors stay on disk. Nothing in it is executed.
+- Read by `checkpoint.description.read` alone, and mapped: shapes and plain data come from the file, the
+  numbers of its tensors stay on disk. Nothing in it is executed.
 - Of a directory (sharded checkpoint) only its size is known.
 """
 
@@ -52,7 +52,7 @@ class Described:
         name: of its file.
         step: optimizer steps.
         trunk: the tower's shape, by field, in words.
-        weights: numbers in all its weight tensors; shared tables count once for each name.
+        weights: numbers in all its weight tensors; a table that is shared counts once.
         reshaped: growths and prunings.
         documents: in each training source, in words, where the place in the data is known.
         weights_now: mixture weight of each training source.
@@ -93,14 +93,18 @@ def describe_newest(run_folder: Path) -> Described | None:
     newest = newest_checkpoint(run_folder)
     if newest is None:
         return None
-    checkpoint = description.read(newest, map_location="meta")
+    if newest.is_dir():
+        raise description.CheckpointError(f"{newest.name} is sharded, which a report does not open")
+    checkpoint = description.read(newest, mmap=True)
     documents, weights_now, tokens_read = _place_in_data(checkpoint)
     try:
         return Described(
             name=newest.name,
             step=int(checkpoint.get("global_step", 0)),
             trunk={str(key): str(value) for key, value in checkpoint[description.KEY]["trunk"].items()},
-            weights=sum(tensor.numel() for tensor in checkpoint["state_dict"].values()),
+            weights=sum(
+                {(t.data_ptr(), t.numel()): t.numel() for t in checkpoint["state_dict"].values()}.values()
+            ),
             reshaped=tuple(
                 Reshaped(int(entry["step"]), str(entry["what"])) for entry in description.history(checkpoint)
             ),

@@ -50,6 +50,30 @@ def test_an_interrupted_and_resumed_run_is_told_start_by_start(
     assert not list((folder / "runs/tiny").glob(".*"))
 
 
+@pytest.mark.slow
+def test_a_killed_run_has_a_page_and_its_start_is_told_as_killed_once_it_goes_on(
+    onn: Onn, write_config: Write, folder: Path
+) -> None:
+    config = write_config()
+    at_step_2 = (
+        "--model=cli_standins.Interrupted",
+        "--model.at_step=2",
+        f"--model.number={int(signal.SIGKILL)}",
+    )
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests / "cli")))}
+    command = [sys.executable, "-m", "onn_lightning", "fit", "--config", config, *at_step_2]
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    assert onn("report", "runs/tiny").code == 0
+    page = (folder / "runs/tiny/report.html").read_text(encoding="utf-8")
+    assert ">running<" in page and "last sign of life" in page
+    assert "--model.number=9" in page  # the command that it was started with
+    assert onn("fit", "--config", config, "--resume").code == 0
+    assert onn("report", "runs/tiny").code == 0
+    page = (folder / "runs/tiny/report.html").read_text(encoding="utf-8")
+    assert ">killed<" in page and ">finished<" in page
+
+
 def test_a_run_before_its_first_step_has_a_page(onn: Onn, write_config: Write, folder: Path) -> None:
     (folder / "runs/new").mkdir(parents=True)
     shutil.copy(write_config(), folder / "runs/new/config.yaml")

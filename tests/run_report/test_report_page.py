@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from run_folders import (
     NOW,
     page_of,
@@ -23,6 +24,8 @@ from run_folders import (
     write_record,
 )
 
+from onn_lightning.checkpoint import description
+from onn_lightning.nn import TrunkConfig
 from onn_lightning.run_report.page import page
 from onn_lightning.run_report.run import NoRunError, read_run
 
@@ -177,6 +180,57 @@ def test_a_long_run_of_many_figures_stays_small(tmp_path: Path) -> None:
     html = page(read_run(tmp_path), NOW)
     assert len(html.encode()) < 3_000_000
     assert "parts" in page_of(tmp_path).text
+
+
+def test_figures_of_any_name_have_a_chart(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    names = ("val/1²/bits_per_byte", "train/½/x", "train/a\\1b/x", "lr-Adam/pg1", "val//x", "a/")
+    write_logs(tmp_path, {name: [1.0, 2.0] for name in ("train/pi", *names)})
+    strict = page_of(tmp_path)
+    assert "1², held out" in strict.text and "train/a\\1b/x" in strict.text and "Adam/pg1" in strict.text
+
+
+def saved_checkpoint(folder: Path, **changes: object) -> None:
+    config = TrunkConfig(16, 2, 2, intermediate_size=24)
+    history = [{"step": 30, "what": "new block 1 of <2>", "trunk": {}}]
+    checkpoint = {
+        "state_dict": {"embedder": (table := torch.zeros(3, 4)), "head": table},  # tied
+        "global_step": 40,
+        description.KEY: description.describe(config, [], history),
+        **changes,
+    }
+    (folder / "checkpoints").mkdir()
+    torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
+
+
+def test_what_a_checkpoint_says_is_shown_and_growth_is_marked_in_the_charts(tmp_path: Path) -> None:
+    folder = whole_run(tmp_path / "run")
+    saved_checkpoint(folder)
+    strict = page_of(folder)
+    for said in ("2 blocks of width 16, 2 heads, 24 neurons", "new block 1 of <2>", "last.ckpt"):
+        assert said in strict.text, said
+    assert [given for _, given in strict.attributes if given.get("class") == "mark"]
+    (folder / "record.json").unlink()
+    assert "12 in the tensors of last.ckpt" in page_of(folder).text
+
+
+def test_a_checkpoint_that_would_run_code_is_not_opened(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.mkdir, (tmp_path / "pwned",)
+
+    folder = whole_run(tmp_path / "run")
+    saved_checkpoint(folder, callbacks=Evil())
+    assert "checkpoints –" in page_of(folder).text
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("history", [[{"step": "x"}], 5, [7]])
+def test_a_checkpoint_with_a_strange_description_is_named(tmp_path: Path, history: object) -> None:
+    folder = whole_run(tmp_path / "run")
+    described = description.describe(TrunkConfig(16, 2, 2), []) | {"history": history}
+    saved_checkpoint(folder, **{description.KEY: described})
+    assert "checkpoints –" in page_of(folder).text
 
 
 def test_a_resumed_run_is_marked_in_every_chart_and_told_start_by_start(tmp_path: Path) -> None:

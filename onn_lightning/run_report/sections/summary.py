@@ -82,9 +82,7 @@ def _parameters(run: Run) -> Content:
         named = ", ".join(f"{name} {amount:,}" for name, amount in parts.items())
         return [count(sum(parts.values())), element("small", named)]
     if run.described is not None:
-        return (
-            f"{count(run.described.weights)} in the checkpoint's tensors; tables that are shared count twice"
-        )
+        return f"{count(run.described.weights)} in the tensors of {run.described.name}, buffers among them"
     return None
 
 
@@ -187,5 +185,5 @@ def _meaning_of_activation(activation: float) -> str:
     if activation < 0.005:
         return "Nearly no neuron fires: the network is dead, or close to it."
     if activation > 0.6:
-        return "Most neurons fire for every token: the gates are hardly used yet."
+        return "Most neurons fire for most tokens: the gates are hardly used yet."
     return f"Of 100 neurons, {activation * 100:.0f} fire for a token on average; the others cost it nothing."
