@@ -182,19 +182,14 @@ class OmniModule(LightningModule):
         return loss
 
     def measured(self) -> Measured:
-        """What the figures of a step are read against, as the network is now."""
+        """What the PI monitor has to know of this network."""
         return Measured(
             modalities=tuple(self.heads),
-            loss_weights=self.loss_weights,
-            gate=self.mean_gate(),
+            gates=tuple(layer.gate_param for _, layer in self.trunk.sbl_layers()),
             block_sizes=self.trunk.block_sizes,
             integrity=self.integrity,
             prior_std_range=self.prior_std_range,
         )
-
-    def mean_gate(self) -> Tensor:
-        """Scalar, mean firing threshold of all neurons."""
-        return torch.cat([layer.gate_param.detach() for _, layer in self.trunk.sbl_layers()]).mean()
 
     # ---- held-out data ---------------------------------------------------------------------------
 

@@ -190,7 +190,7 @@ class _Sums:
         main_loss = sum(weights[name] * nats / self.counts[name] for name, nats in self.nats.items())
         tau = self.entropy / self.predictions if self.predictions else math.nan
         unit = tau if self.predictions else 1.0  # as in training: a loss without a distribution as it is
-        figures = [main_loss, unit, surprise, self.fired / self.tokens, float(module.mean_gate())]
+        figures = [main_loss, unit, surprise, self.fired / self.tokens, float(module.measured().mean_gate)]
         loss, entropy, mean, activation, gate = torch.tensor(figures, dtype=torch.float64)
         pi = module.integrity(loss, entropy, mean, activation, gate)
         bits = bits_per_byte(torch.tensor(self.text_nats), torch.tensor(self.num_bytes))

@@ -25,7 +25,7 @@ from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
 from onn_lightning.module import OmniModule
-from onn_lightning.regulation.measure import entropy_of_shares, measure
+from onn_lightning.regulation.measure import Measured, entropy_of_shares, measure
 from onn_lightning.regulation.step_means import StepMeans
 from onn_lightning.regulation.step_sums import StepSums, StepTotals
 from onn_lightning.regulation.vitals import Vitals
@@ -48,6 +48,7 @@ class PIMonitor(Callback):
             raise ValueError(f"PIMonitor: ema is {ema}, it must be at least 0 and below 1")
         self.ema = ema
         self._step = 0
+        self._measured: Measured | None = None
         self._sums: StepSums | None = None
         self._average: Tensor | None = None  # [2]: of PI, and of the weight that has gone into it so far
         self._fired: Tensor | None = None
@@ -101,8 +102,9 @@ class PIMonitor(Callback):
         """
         assert isinstance(pl_module, OmniModule)
         self._sums = None  # of a step that was interrupted
+        self._measured = pl_module.measured()
         self._means.to(pl_module.device)
-        neurons = sum(pl_module.trunk.block_sizes)
+        neurons = sum(self._measured.block_sizes)
         if self._fired is not None and len(self._fired) != neurons:
             raise MisconfigurationException(
                 f"PIMonitor has counted for {len(self._fired)} neurons, this network has {neurons}: take a "
@@ -134,12 +136,13 @@ class PIMonitor(Callback):
     ) -> None:
         """Make the step's vitals; log them at the trainer's rhythm."""
         assert isinstance(pl_module, OmniModule)
-        if self._sums is None or self._fired is None or self._seen is None:
+        if self._sums is None:
             return
+        assert self._measured is not None and self._fired is not None and self._seen is not None
         totals = self._sums.total(trainer.accumulate_grad_batches)
         self._sums = None
         self._step += 1
-        vitals = measure(totals, pl_module.measured(), self._step)
+        vitals = measure(totals, self._measured, pl_module.loss_weights, self._step)
         vitals = pl_module.vitals = replace(vitals, pi_ema=self._averaged(vitals))
         finite = vitals.finite
         self._fired += torch.where(finite, totals.fired, 0.0)

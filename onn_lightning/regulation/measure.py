@@ -22,38 +22,43 @@ from onn_lightning.regulation.vitals import Vitals
 
 @dataclass(frozen=True)
 class Measured:
-    """What a step's sums are read against.
+    """The network that is measured; the same in all steps, so that nobody has to walk through it in each.
 
     Args:
         modalities: names of the H modalities that have a head.
-        loss_weights: [H] their weights in L_main.
-        gate: scalar, mean firing threshold.
+        gates: firing thresholds of every SBL, as they are at any time.
         block_sizes: neurons of each of the L blocks, in the order of the neurons.
         integrity: PI.
         prior_std_range: bounds (low, high) within which the KL's prior_std follows tau.
     """
 
     modalities: tuple[str, ...]
-    loss_weights: Tensor
-    gate: Tensor
+    gates: tuple[Tensor, ...]
     block_sizes: tuple[int, ...]
     integrity: Integrity
     prior_std_range: tuple[float, float]
 
+    @property
+    def mean_gate(self) -> Tensor:
+        """Scalar, mean firing threshold of all neurons."""
+        return torch.cat(self.gates).detach().mean()
 
-def measure(totals: StepTotals, measured: Measured, step: int) -> Vitals:
+
+def measure(totals: StepTotals, measured: Measured, loss_weights: Tensor, step: int) -> Vitals:
     """Make the vitals of a step; their `pi_ema` is the PI of this step alone.
 
     Args:
         totals: the step's sums.
         measured: the network.
+        loss_weights: [H] weights of the modalities in L_main.
         step: number of the step.
     """
+    gate = measured.mean_gate
     neuron_activation = totals.fired / totals.tokens
     activation, surprise = neuron_activation.mean(), totals.surprise.mean()
     modality_loss = totals.loss_sums / totals.targets.clamp_min(1)
     modality_tau = totals.entropy_sums / totals.predictions.clamp_min(1)
-    main_loss = (measured.loss_weights * modality_loss).sum()
+    main_loss = (loss_weights * modality_loss).sum()
     predictions = totals.predictions.sum()
     tau = totals.entropy_sums.sum() / predictions.clamp_min(1)
 
@@ -66,7 +71,7 @@ def measure(totals: StepTotals, measured: Measured, step: int) -> Vitals:
         torch.cat((unit[None], modality_unit, unit.expand(blocks))),
         torch.cat((surprise.expand(1 + modalities), _block_means(totals.surprise, measured.block_sizes))),
         activation,
-        measured.gate,
+        gate,
     )
     pi, modality_pi, layer_pi = integrity.split((1, modalities, blocks))
     return Vitals(
@@ -75,7 +80,7 @@ def measure(totals: StepTotals, measured: Measured, step: int) -> Vitals:
         tau=tau,
         surprise=surprise,
         activation=activation,
-        gate=measured.gate,
+        gate=gate,
         prior_std=tau.clamp(*measured.prior_std_range),
         pi=pi[0],
         pi_ema=pi[0],

@@ -15,6 +15,7 @@ from onn_lightning.regulation.measure import Measured, entropy_of_shares, measur
 from onn_lightning.regulation.step_sums import StepTotals
 
 MAGNITUDES = st.floats(0.0, 2.0**100, width=32)
+ONES = torch.ones(2)
 CONSTANTS = st.one_of(st.floats(0.0, 1e6), st.just("word"))
 
 
@@ -33,9 +34,7 @@ def totals(loss: list[float], entropy: list[float], targets: list[int], surprise
 
 
 def measured(alpha: Alpha = 1.0, gamma: Gamma = 1.0, gate: float = -1.0) -> Measured:
-    return Measured(
-        ("a", "b"), torch.ones(2), torch.tensor(gate), (3, 1), Integrity(alpha, gamma), (0.1, 1.0)
-    )
+    return Measured(("a", "b"), (torch.full((4,), gate),), (3, 1), Integrity(alpha, gamma), (0.1, 1.0))
 
 
 @given(
@@ -62,7 +61,7 @@ def test_integrity_is_a_share_above_zero_for_any_finite_figures(
         "gate_threshold" if isinstance(gamma, str) else gamma,
         gate,
     )
-    vitals = measure(totals(loss, entropy, targets, surprise), network, 1)
+    vitals = measure(totals(loss, entropy, targets, surprise), network, ONES, 1)
     for pi in (vitals.pi, vitals.modality_pi, vitals.layer_pi):
         assert ((pi > 0) & (pi <= 1)).all()
     assert vitals.finite
@@ -70,7 +69,7 @@ def test_integrity_is_a_share_above_zero_for_any_finite_figures(
 
 @given(loss=st.floats(-(2.0**100), 0.0, width=32))
 def test_a_loss_below_zero_is_no_more_than_perfect(loss: float) -> None:
-    assert measure(totals([loss, 0.0], [0.0, 0.0], [1, 0], [0.0] * 4), measured(), 1).pi == 1
+    assert measure(totals([loss, 0.0], [0.0, 0.0], [1, 0], [0.0] * 4), measured(), ONES, 1).pi == 1
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
@@ -78,14 +77,16 @@ def test_a_loss_below_zero_is_no_more_than_perfect(loss: float) -> None:
 def test_broken_figures_are_shown_and_told(broken: float, where: str) -> None:
     figures = {"loss": [1.0, 2.0], "entropy": [3.0, 1.0], "targets": [4, 1], "surprise": [1.0, 2.0, 3.0, 4.0]}
     figures[where] = [broken, *figures[where][1:]]
-    vitals = measure(totals(**figures), measured(), 1)
+    vitals = measure(totals(**figures), measured(), ONES, 1)
     assert not vitals.finite
     shown = {"loss": vitals.main_loss, "entropy": vitals.tau, "surprise": vitals.surprise}[where]
     assert not shown.isfinite()
 
 
 def test_figures_of_a_step_follow_from_its_sums() -> None:
-    vitals = measure(totals([8.0, 6.0], [4.0, 0.0], [4, 2], [1.0, 2.0, 3.0, 6.0]), measured(0.5, 2.0), 7)
+    vitals = measure(
+        totals([8.0, 6.0], [4.0, 0.0], [4, 2], [1.0, 2.0, 3.0, 6.0]), measured(0.5, 2.0), ONES, 7
+    )
     assert vitals.step == 7 and vitals.modalities == ("a", "b")
     assert vitals.main_loss == 8 / 4 + 6 / 2 and vitals.tau == 4 / 4 and vitals.surprise == 3
     assert vitals.modality_loss.tolist() == [2.0, 3.0] and vitals.modality_tau.tolist() == [1.0, 0.0]
@@ -99,13 +100,13 @@ def test_figures_of_a_step_follow_from_its_sums() -> None:
 
 
 def test_an_absent_modality_is_no_trouble() -> None:
-    vitals = measure(totals([8.0, 0.0], [4.0, 0.0], [4, 0], [0.0] * 4), measured(), 1)
+    vitals = measure(totals([8.0, 0.0], [4.0, 0.0], [4, 0], [0.0] * 4), measured(), ONES, 1)
     assert vitals.modality_loss[1] == 0 and vitals.modality_pi[1] == 1 and vitals.modality_targets[1] == 0
     assert vitals.main_loss == 2
 
 
 def test_a_loss_with_no_distribution_at_all_is_taken_as_it_is() -> None:
-    vitals = measure(totals([0.0, 1.0], [0.0, 0.0], [0, 2], [0.0] * 4), measured(), 1)
+    vitals = measure(totals([0.0, 1.0], [0.0, 0.0], [0, 2], [0.0] * 4), measured(), ONES, 1)
     assert vitals.tau == 0 and vitals.pi.item() == pytest.approx(math.exp(-0.5))
 
 
