@@ -66,7 +66,7 @@ class Dashboard(Callback):
         every_n_steps: optimizer steps between two drawings.
         snapshot_every_n_steps: optimizer steps between two entries of the neurons' history; the first step
             is one too.
-        last_drawing_seconds: how long the end of training waits for the last drawing.
+        last_drawing_seconds: how long the end of training waits for a last drawing; 0: there is none.
     Raises:
         ValueError: for a rhythm below one step.
     """
@@ -131,7 +131,13 @@ class Dashboard(Callback):
         """Draw the end of training, and wait for it."""
         if self._process is None:
             return
-        assert isinstance(pl_module, OmniModule)
+        if self.last_drawing_seconds > 0:
+            self._draw_the_end(trainer, pl_module)
+        self._show(trainer)
+        self._stop(seconds=2)
+
+    def _draw_the_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, OmniModule) and self._process is not None
         deadline = time.monotonic() + self.last_drawing_seconds
         if self._process.wait(self.last_drawing_seconds):
             if self._drawn_step == trainer.global_step:  # all but the last lines of the logs is there
@@ -141,8 +147,6 @@ class Dashboard(Callback):
             self._draw(trainer)
         if not self._process.wait(max(0.0, deadline - time.monotonic())):
             self._warn(f"the last drawing took more than {self.last_drawing_seconds:g} seconds")
-        self._show(trainer)
-        self._stop(seconds=2)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """A drawing that is under way may end."""

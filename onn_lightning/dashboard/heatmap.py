@@ -178,7 +178,7 @@ class NeuronHistory:
             columns = section.columns
             spans = [(c.first_step, c.last_step, c.snapshots) for c in columns]
             arrays |= {
-                f"layout_{number}": np.frombuffer(json.dumps(section.layout.sizes).encode(), dtype=np.uint8),
+                f"layout_{number}": np.array(list(json.dumps(section.layout.sizes).encode()), dtype=np.uint8),
                 f"spans_{number}": np.array(spans, dtype=np.int64),  # [C, 3]
                 f"activation_{number}": np.stack([c.closed().activation for c in columns]),  # [C, R]
                 f"silent_{number}": np.stack([c.closed().silent for c in columns]),  # [C, S]
