@@ -86,11 +86,9 @@ def compare_trunks(old: MoIETrunk, new: MoIETrunk, tokens: int = 64) -> Differen
 
 
 def _difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> Difference:
-    return Difference(
-        max(float((one - other).abs().max()) for one, other in pairs),
-        max(float(one.abs().max()) for one, _ in pairs),
-        pairs[0][0].shape[1],
-    )
+    apart = torch.stack([(one - other).abs().max() for one, other in pairs]).max()  # NaN if any of them is
+    scale = torch.stack([one.abs().max() for one, _ in pairs]).max()
+    return Difference(float(apart), float(scale), pairs[0][0].shape[1])
 
 
 def _logits(head: nn.Module, hidden: Tensor) -> Tensor | None:
