@@ -114,7 +114,7 @@ class _Start:
 
     def _forget(self, header: bytes) -> None:
         self._header, self._offset = header, len(header)
-        self._columns = header.decode(errors="replace").strip().split(",")
+        self._columns = next(csv.reader([header.decode(errors="replace").strip()]), [])
         self._series: dict[str, _Series] = {}
         self.first_step, self.is_training = math.inf, False
 

@@ -2,7 +2,8 @@
 
 Notable:
 - `element` is the only way to markup; what it is given as text or attribute is data, whatever it holds.
-- Characters that have no place in a page (controls, lone surrogates) are shown as signs of their own.
+- Characters that have no place in a page (controls, lone surrogates, changes of the writing direction) are
+  shown as signs of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Container, Iterable
 VOID = frozenset({"br", "hr", "img", "meta"})
 """Of HTML; elements of SVG are closed, or all that follows would be inside them."""
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 class Safe(str):

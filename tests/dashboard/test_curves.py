@@ -93,6 +93,12 @@ def test_numbers_that_are_none_are_kept_as_they_are_and_other_words_left_out(tmp
     assert values[0] == 1 and math.isnan(values[1]) and values[2] == math.inf and values[3] == 6
 
 
+def test_a_figure_may_have_commas_and_quotes_in_its_name(tmp_path: Path) -> None:
+    key = 'train/a, "b"'
+    log(tmp_path, range(3), key=key)
+    assert points(read_curves(tmp_path), key) == [(0, 0), (1, 1), (2, 2)]
+
+
 def test_a_long_run_is_thinned_to_means_over_its_whole_length(tmp_path: Path) -> None:
     count = 5 * POINTS + 3
     log(tmp_path, range(count))

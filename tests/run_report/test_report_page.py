@@ -112,7 +112,14 @@ def test_whatever_data_holds_stays_text(tmp_path: Path) -> None:
     folder = tmp_path / "run<b>"
     folder.mkdir()
     write_config(folder, HOSTILE.replace("\x00", ""), **{HOSTILE.replace("\x00", ""): HOSTILE})
-    write_logs(folder, {f"val/{HOSTILE}/bits_per_byte": [1.0, 2.0], f"train/{HOSTILE}_loss": [1.0, 2.0]})
+    write_logs(
+        folder,
+        {
+            "train/pi": [0.5, 0.5],
+            f"val/{HOSTILE}/bits_per_byte": [1.0, 2.0],
+            f"train/{HOSTILE}_loss": [1.0, 2.0],
+        },
+    )
     start = start_entry(
         state=HOSTILE, error=HOSTILE, device=HOSTILE, command=["fit", HOSTILE], versions={HOSTILE: HOSTILE}
     )
@@ -131,7 +138,8 @@ def test_whatever_data_holds_stays_text(tmp_path: Path) -> None:
     assert "alert(1)" in strict.text and "alert(2)" in strict.text  # as text
     assert [tag for tag, _ in strict.attributes].count("script") == 2
     assert not any("alert" in text for tag, text in strict.texts if tag in ("script", "style"))
-    assert "\x00" not in html
+    assert "\x00" not in html and "\u202e" not in html
+    assert "of the step" in strict.text  # there are charts
 
 
 def test_a_picture_that_is_none_is_left_out(tmp_path: Path) -> None:
