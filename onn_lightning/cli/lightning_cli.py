@@ -185,7 +185,7 @@ class OmniCLI(LightningCLI):
         shaped = self.config.clone()
         shaped[self._verb] = in_shape_of(self._checkpoint, self.config[self._verb])
         try:
-            self.config_init = self.parser.instantiate_classes(shaped)
+            self.config_init = self.parser.instantiate(shaped)
         except (ValueError, TypeError) as error:
             stated = first_outside_jsonargparse(error)
             if stated is error:

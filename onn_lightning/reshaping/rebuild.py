@@ -113,7 +113,8 @@ def in_words(trunk: TrunkConfig) -> str:
     """The shape of a trunk, for a message."""
     sizes = trunk.feed_forward_sizes
     shown = str(sizes[0]) if len(set(sizes)) == 1 else str(list(sizes))
-    return f"{trunk.num_layers} blocks of width {trunk.hidden_size} with {shown} feed-forward neurons"
+    blocks = "1 block" if trunk.num_layers == 1 else f"{trunk.num_layers} blocks"
+    return f"{blocks} of width {trunk.hidden_size} with {shown} feed-forward neurons"
 
 
 def _shape(trunk: TrunkConfig) -> tuple[object, ...]:
