@@ -63,7 +63,11 @@ def reshape_checkpoint(
         old_neurons = sum(layer.out_features for _, layer in reshaped.old.trunk.sbl_layers())
         new["callbacks"] = reshape_neuron_vectors(checkpoint["callbacks"], origins, old_neurons)
     if "loops" in checkpoint:
-        new["loops"] = follow_modalities(checkpoint["loops"], plan.modalities)
+        has_new_symbols = any(
+            name.startswith("embedders.") and origin.rows is not None and bool((origin.rows < 0).any())
+            for name, origin in reshaped.origins.items()
+        )
+        new["loops"] = follow_modalities(checkpoint["loops"], plan.modalities, cut_anew=has_new_symbols)
     entry = {
         "step": step,
         "what": summarize(trunk, {m.name: m for m in modalities}, plan),
