@@ -64,7 +64,7 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
         place = plain.index(key) if key in plain else 0
         color: Any
         if line.bold:
-            color, style, width = WHOLE, "-", 2.2
+            color, style, width = WHOLE, "-", 2.8  # seen beneath a part that equals it
         elif panel.ordered:
             color = colormaps["viridis"](0.9 * place / max(1, len(plain) - 1))
             style, width = "-", 1.3
@@ -84,6 +84,8 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
     if len(curves) > 1 or label(*next(iter(lines.items()))) not in panel.title:
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
 

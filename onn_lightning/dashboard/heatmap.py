@@ -19,6 +19,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +43,7 @@ class Layout:
 
     sizes: dict[str, int]
 
-    @property
+    @cached_property
     def kinds(self) -> dict[str, list[str]]:
         """Names of the SBLs of each kind, in their order."""
         kinds: dict[str, list[str]] = {}
@@ -50,7 +51,7 @@ class Layout:
             kinds.setdefault(name.rpartition(".")[2], []).append(name)
         return kinds
 
-    @property
+    @cached_property
     def bins(self) -> dict[str, int]:
         """Number of rows of each SBL."""
         share = {name: max(1, ROWS // len(names)) for names in self.kinds.values() for name in names}
@@ -60,6 +61,13 @@ class Layout:
         """[bins + 1] numbers of the neurons at which an SBL's rows begin, and its size."""
         size, bins = self.sizes[name], self.bins[name]
         return np.arange(bins + 1) * size // bins
+
+    @cached_property
+    def row_starts(self) -> NDArray[np.int64]:
+        """[R] number of the first of the neurons that share each row."""
+        starts = np.cumsum([0, *self.sizes.values()])
+        edges = [self.edges(name)[:-1] + start for name, start in zip(self.sizes, starts, strict=False)]
+        return np.concatenate(edges)
 
     def row_slices(self) -> dict[str, slice]:
         """Where each SBL's rows stand in a column."""
@@ -138,13 +146,13 @@ class NeuronHistory:
         Raises:
             ValueError: if the sizes do not add up to N.
         """
-        layout = Layout(dict(sizes))
+        layout = self._layout(sizes)
         if sum(layout.sizes.values()) != len(activation):
             raise ValueError(f"{len(activation)} neurons, but sizes of {sum(layout.sizes.values())}")
         if not np.isfinite(activation).all():
             return
         column = _column(step, layout, activation)
-        if not self.sections or self.sections[-1].layout != layout:
+        if not self.sections or self.sections[-1].layout is not layout:
             self._close_last()
             self.sections.append(Section(layout, [column]))
         elif (last := self.sections[-1].columns[-1]).snapshots < self._stride:
@@ -154,6 +162,12 @@ class NeuronHistory:
             self.sections[-1].columns.append(column)
         if len(self) > COLUMNS:
             self._halve()
+
+    def _layout(self, sizes: Mapping[str, int]) -> Layout:
+        """The newest layout where it has these sizes: what follows from them is worked out once."""
+        if self.sections and self.sections[-1].layout.sizes == sizes:
+            return self.sections[-1].layout
+        return Layout(dict(sizes))
 
     def _close_last(self) -> None:
         if self.sections:
@@ -235,14 +249,12 @@ def save_arrays(arrays: Mapping[str, NDArray], path: Path) -> None:
 
 
 def _column(step: int, layout: Layout, activation: NDArray[np.floating]) -> Column:
-    rows, silent, start = [], [], 0
-    for name, size in layout.sizes.items():
-        edges = layout.edges(name)
-        part = activation[start : start + size].astype(np.float32)
-        rows.append(np.add.reduceat(part, edges[:-1]) / np.diff(edges))
-        silent.append(np.mean(part == 0))
-        start += size
-    return Column(step, step, 1, np.concatenate(rows).astype(np.float32), np.array(silent, dtype=np.float32))
+    neurons = activation.astype(np.float32)
+    starts = layout.row_starts
+    rows = np.add.reduceat(neurons, starts) / np.diff(starts, append=len(neurons))
+    sizes = np.array(list(layout.sizes.values()))
+    silent = np.add.reduceat((neurons == 0).astype(np.float32), np.cumsum(sizes) - sizes) / sizes
+    return Column(step, step, 1, rows.astype(np.float32), silent.astype(np.float32))
 
 
 def _section(arrays: Mapping[str, NDArray], number: int) -> Section:

@@ -126,5 +126,6 @@ PANELS = (
         log=True,
     ),
     Panel("plasticity", "factor on the learning rate", (Line("train/plasticity/(.+)", r"\1"),), log=True),
+    Panel("learning rate", "a step", (Line("lr-[^/]+/(.+)", r"\1"),), log=True),
     Panel("throughput", "tokens a second", (Line("train/tokens_per_second", "throughput"),)),
 )

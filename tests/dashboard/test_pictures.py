@@ -31,6 +31,7 @@ KEYS = {
     "gate loss (spread of surprise)": ("train/gate_loss",),
     "weights of the losses": ("train/w_gate", "train/w_kl", "train/loss_weight/text"),
     "plasticity": ("train/plasticity/matrix",),
+    "learning rate": ("lr-MuonAdamW/matrix",),
     "throughput": ("train/tokens_per_second",),
 }
 
