@@ -190,7 +190,7 @@ def test_the_moving_average_is_corrected_for_its_youth(tmp_path: Path) -> None:
 
 
 def test_a_decay_outside_its_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ema is 1\.0, it must be at least 0 and below 1"):
+    with pytest.raises(ValueError, match=r"ema is 1\.0, it must be between 0 and 1"):
         PIMonitor(ema=1.0)
 
 

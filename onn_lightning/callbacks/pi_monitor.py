@@ -13,6 +13,7 @@ Notable:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from torch.optim import Optimizer
 
 from onn_lightning.module import OmniModule
 from onn_lightning.regulation.measure import Measured, entropy_of_shares, measure
+from onn_lightning.regulation.moving_average import MovingAverage
 from onn_lightning.regulation.step_means import StepMeans
 from onn_lightning.regulation.step_sums import StepSums, StepTotals
 from onn_lightning.regulation.vitals import Vitals
@@ -40,17 +42,17 @@ class PIMonitor(Callback):
     Args:
         ema: decay a step of PI's moving average.
     Raises:
-        ValueError: if `ema` is not in [0, 1).
+        ValueError: if `ema` is not between 0 and 1.
     """
 
     def __init__(self, ema: float = 0.98) -> None:
-        if not 0 <= ema < 1:
-            raise ValueError(f"PIMonitor: ema is {ema}, it must be at least 0 and below 1")
+        if not 0 < ema < 1:
+            raise ValueError(f"PIMonitor: ema is {ema}, it must be between 0 and 1")
         self.ema = ema
         self._step = 0
         self._measured: Measured | None = None
         self._sums: StepSums | None = None
-        self._average: Tensor | None = None  # [2]: of PI, and of the weight that has gone into it so far
+        self._average = MovingAverage(half_life=math.log(0.5) / math.log(ema))
         self._fired: Tensor | None = None
         self._seen: Tensor | None = None
         self._means = StepMeans(MEANS)
@@ -103,6 +105,7 @@ class PIMonitor(Callback):
         assert isinstance(pl_module, OmniModule)
         self._sums = None  # of a step that was interrupted
         self._measured = pl_module.measured()
+        self._average.to(pl_module.device)
         self._means.to(pl_module.device)
         neurons = sum(self._measured.block_sizes)
         if self._fired is not None and len(self._fired) != neurons:
@@ -110,11 +113,8 @@ class PIMonitor(Callback):
                 f"PIMonitor has counted for {len(self._fired)} neurons, this network has {neurons}: take a "
                 "new PIMonitor for another network, `onn grow` or `onn prune` to reshape a checkpoint"
             )
-        if self._average is None:
-            self._average = torch.zeros(2)
         if self._fired is None or self._seen is None:
             self._fired, self._seen = torch.zeros(2, neurons, dtype=torch.float64)
-        self._average = self._average.to(pl_module.device)
         self._fired, self._seen = self._fired.to(pl_module.device), self._seen.to(pl_module.device)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,23 +143,16 @@ class PIMonitor(Callback):
         self._sums = None
         self._step += 1
         vitals = measure(totals, self._measured, pl_module.loss_weights, self._step)
-        vitals = pl_module.vitals = replace(vitals, pi_ema=self._averaged(vitals))
         finite = vitals.finite
+        average = self._average.update(vitals.pi, finite)
+        average = torch.where(self._average.weight > 0, average, vitals.pi)  # no whole step yet
+        vitals = pl_module.vitals = replace(vitals, pi_ema=average)
         self._fired += torch.where(finite, totals.fired, 0.0)
         self._seen += torch.where(finite, totals.tokens, 0.0)
         self._means.update(torch.stack([getattr(vitals, name) for name in MEANS]), finite)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:
             self._log(pl_module, vitals, totals)
-
-    def _averaged(self, vitals: Vitals) -> Tensor:
-        """The moving average of PI, with bias correction; before any whole step the PI of this one."""
-        assert self._average is not None
-        new = torch.stack((vitals.pi, torch.ones_like(vitals.pi))).to(self._average)
-        new = torch.lerp(new, self._average, self.ema)
-        self._average = torch.where(vitals.finite, new, self._average)
-        average, weight = self._average
-        return torch.where(weight > 0, average / weight, vitals.pi)
 
     # ---- logging ---------------------------------------------------------------------------------
 
@@ -202,11 +195,10 @@ class PIMonitor(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Steps, moving average, lifetime counts and the means since the last logging, on the CPU."""
         tensors = {
-            "average": self._average,
             "fired_tokens_per_neuron": self._fired,
             "seen_tokens_per_neuron": self._seen,
         }
-        tensors |= {f"means.{name}": value for name, value in self._means.state_dict().items()}
+        tensors |= self._average.state_dict(prefix="average.") | self._means.state_dict(prefix="means.")
         return {"step": self._step} | {
             name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if tensor is not None
         }
@@ -214,12 +206,13 @@ class PIMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state."""
         self._step = state_dict["step"]
-        self._average = state_dict.get("average")
         self._fired = state_dict.get("fired_tokens_per_neuron")
         self._seen = state_dict.get("seen_tokens_per_neuron")
-        prefix = "means."
-        means = {name.removeprefix(prefix): v for name, v in state_dict.items() if name.startswith(prefix)}
-        self._means.load_state_dict(means)
+        for part, prefix in ((self._average, "average."), (self._means, "means.")):
+            own = {
+                key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)
+            }
+            part.load_state_dict(own)
 
 
 def _figures_by_kind(module: OmniModule, activation: Tensor) -> dict[str, Tensor]:

@@ -29,20 +29,17 @@ def test_a_run_has_a_monitor_in_front_of_the_callbacks_of_its_config(write_confi
 
 
 def test_the_monitor_of_a_config_is_the_one_of_the_run(write_config: Write) -> None:
-    own = {"class_path": "onn_lightning.callbacks.PIMonitor", "init_args": {"ema": 0.5}}
+    own = {"class_path": "onn_lightning.callbacks.PIMonitor", "init_args": {"ema": 0.75}}
     monitors = [
         callback
         for callback in callbacks_of(write_config(changes={"trainer.callbacks": [own]}))
         if isinstance(callback, PIMonitor)
     ]
-    assert [monitor.ema for monitor in monitors] == [0.5]
+    assert [monitor.ema for monitor in monitors] == [0.75]
 
 
-@pytest.mark.parametrize("alpha", ["0.5", "activation_rate"])
-def test_constants_of_integrity_are_numbers_or_words_in_a_config(
-    alpha: str, onn: Onn, write_config: Write, folder: Path
-) -> None:
-    options = (f"--model.pi_alpha={alpha}", "--model.pi_gamma=gate_threshold")
+def test_constants_of_integrity_are_words_or_numbers(onn: Onn, write_config: Write, folder: Path) -> None:
+    options = ("--model.pi_alpha=activation_rate", "--model.pi_gamma=0.5")
     assert onn("fit", "--config", write_config(), *options).code == 0
     log = (folder / "runs/tiny/csv/version_0/metrics.csv").read_text().splitlines()
     assert {"train/pi", "train/pi_ema", "train/pi/sensor", "train/pi_block/0", "train/sigma/qkv"} <= set(
