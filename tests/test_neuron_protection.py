@@ -185,12 +185,11 @@ def test_min_activation_lets_a_neuron_rest_below_a_share_of_its_lifetime(tmp_pat
     module = make_module()
     neurons = sum(layer.out_features for _, layer in module.trunk.sbl_layers())
     monitor, watch = PIMonitor(), Watch()
-    always = (
-        torch.arange(neurons) % 2 == 1
-    )  # these have fired for every token of a long life, others for none
+    # these have fired for every token of a long life, the others for none
+    always = torch.arange(neurons) % 2 == 1
     monitor.load_state_dict(
-        {
-            "step": 1,
+        monitor.state_dict()
+        | {
             "fired_tokens_per_neuron": 1e9 * always.double(),
             "seen_tokens_per_neuron": torch.full((neurons,), 1e9, dtype=torch.float64),
         }

@@ -43,6 +43,7 @@ class NeuronProtection(Callback):
         if not min_activation >= 0:
             raise ValueError(f"NeuronProtection: min_activation is {min_activation}, it must be at least 0")
         self.tables, self.min_activation = tables, min_activation
+        self._neurons: list[list[nn.Parameter]] = []  # of every SBL in turn, all with one row a neuron
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the monitor.
@@ -54,7 +55,7 @@ class NeuronProtection(Callback):
             PIMonitor.require_before(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that the optimizer can do it.
+        """See that the optimizer can do it, and find the neurons' rows.
 
         Raises:
             MisconfigurationException: if it cannot leave rows alone.
@@ -66,6 +67,8 @@ class NeuronProtection(Callback):
                     "onn_lightning.optim.NeuronAdamW or onn_lightning.optim.MuonAdamW as the model's "
                     "optimizer, or leave NeuronProtection out of trainer.callbacks"
                 )
+        assert isinstance(pl_module, OmniModule)
+        self._neurons = [list(layer.parameters(recurse=False)) for _, layer in pl_module.trunk.sbl_layers()]
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -76,12 +79,10 @@ class NeuronProtection(Callback):
         if pl_module.vitals is None:
             return
         fired = self._fired(trainer, pl_module.vitals)
-        layers = dict(pl_module.trunk.sbl_layers())
-        firing: dict[nn.Parameter, Tensor] = {
-            parameter: fired[part]
-            for name, part in pl_module.trunk.neuron_slices.items()
-            for parameter in layers[name].parameters(recurse=False)
-        }
+        masks = fired.split([len(parameters[0]) for parameters in self._neurons])
+        firing: dict[nn.Parameter, Tensor] = {}
+        for parameters, mask in zip(self._neurons, masks, strict=True):
+            firing |= dict.fromkeys(parameters, mask)
         if self.tables:
             firing |= {table: rows_with_gradient(gradient) for table, gradient in _read_tables(pl_module)}
         optimizer.set_firing(firing)

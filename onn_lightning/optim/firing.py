@@ -45,7 +45,7 @@ class FiringRows:
             ValueError: for a mask that is no bool vector over the parameter's rows.
         """
         for parameter, mask in firing.items():
-            if mask.dtype != torch.bool or mask.shape != parameter.shape[:1]:
+            if mask.dtype != torch.bool or mask.ndim != 1 or mask.shape[0] != parameter.shape[0]:
                 raise ValueError(
                     f"set_firing: a parameter of shape {tuple(parameter.shape)} got a mask of {mask.dtype} "
                     f"and shape {tuple(mask.shape)}: give one bool for each of its rows"
@@ -68,16 +68,27 @@ class LocalMasks:
         self._firing = firing
         self._parts: dict[tuple[object, ...], Tensor] = {}
         self._numbers: dict[int, Array] = {}
+        self._whole: set[int] = set()  # masks that are seen to be all True
 
     def whole(self, parameter: nn.Parameter) -> Tensor | None:
         """The mask over all rows, None where the parameter moves whole."""
         return self._firing.get(parameter)
 
     def part(self, parameter: nn.Parameter) -> Tensor | None:
-        """The mask over the rows on this process, on their device; None where the parameter moves whole."""
+        """The mask over the rows on this process, on their device.
+
+        None where all of them move: without a mask, or where one on the CPU is seen to be all True.
+        """
         mask = self._firing.get(parameter)
         if mask is None:
             return None
+        if isinstance(parameter, DTensor) or mask.device != parameter.device:
+            mask = self._moved_to(mask, parameter)
+        if mask.is_cpu:
+            self.numbers(mask)
+        return None if id(mask) in self._whole else mask
+
+    def _moved_to(self, mask: Tensor, parameter: nn.Parameter) -> Tensor:
         place = (parameter.device_mesh, *parameter.placements) if isinstance(parameter, DTensor) else ()
         key = (id(mask), parameter.device, *place)
         if key not in self._parts:
@@ -86,9 +97,12 @@ class LocalMasks:
 
     def numbers(self, part: Tensor) -> Array:
         """The numbers of the rows that fire, of a mask on the CPU."""
-        if id(part) not in self._numbers:
-            self._numbers[id(part)] = np.flatnonzero(part.numpy())
-        return self._numbers[id(part)]
+        numbers = self._numbers.get(id(part))
+        if numbers is None:
+            numbers = self._numbers[id(part)] = np.flatnonzero(part.numpy())
+            if len(numbers) == len(part):
+                self._whole.add(id(part))
+        return numbers
 
 
 def local_part(tensor: Tensor) -> Tensor:

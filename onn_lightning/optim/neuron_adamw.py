@@ -13,21 +13,20 @@ Notable:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from onn_lightning.optim import row_formulas
 from onn_lightning.optim.firing import FiringRows, LocalMasks, local_part
 from onn_lightning.optim.groups import require_fitting_state
-from onn_lightning.optim.row_kernels import RowWork, fits
+from onn_lightning.optim.row_kernels import AdamWRows, fits
 
 
-@dataclass(frozen=True)
-class _Slot:
+class _Slot(NamedTuple):
     """A parameter's part on this process with what moves it."""
 
     param: Tensor
@@ -37,17 +36,9 @@ class _Slot:
     step: Tensor
 
 
-def _lists(
-    slots: list[_Slot],
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+def _lists(slots: list[_Slot]) -> list[list[Tensor]]:
     """Parameters, gradients, both moments and steps, as torch's functions take them."""
-    return (
-        [slot.param for slot in slots],
-        [slot.grad for slot in slots],
-        [slot.exp_avg for slot in slots],
-        [slot.exp_avg_sq for slot in slots],
-        [slot.step for slot in slots],
-    )
+    return [list(tensors) for tensors in zip(*slots, strict=True)]
 
 
 class NeuronAdamW(FiringRows, torch.optim.AdamW):
@@ -93,7 +84,8 @@ class NeuronAdamW(FiringRows, torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        masks, work = self._take_firing(), RowWork()
+        masks = self._take_firing()
+        loops: dict[torch.dtype, AdamWRows] = {}
         for group in self.param_groups:
             whole: list[_Slot] = []
             chosen: list[tuple[_Slot, Tensor]] = []
@@ -102,13 +94,14 @@ class NeuronAdamW(FiringRows, torch.optim.AdamW):
                     continue
                 slot = self._slot(parameter)
                 mask = masks.part(parameter)
-                if mask is None or (mask.device.type == "cpu" and len(masks.numbers(mask)) == len(mask)):
+                if mask is None:
                     whole.append(slot)
                 else:
                     chosen.append((slot, mask))
             _move_whole(whole, group)
-            _move_rows(chosen, masks, group, work)
-        work.run()
+            _move_rows(chosen, masks, group, loops)
+        for loop in loops.values():
+            loop.run()
         return loss
 
     def _slot(self, parameter: nn.Parameter) -> _Slot:
@@ -118,13 +111,8 @@ class NeuronAdamW(FiringRows, torch.optim.AdamW):
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         assert parameter.grad is not None
-        return _Slot(
-            param=local_part(parameter.detach()),
-            grad=local_part(parameter.grad),
-            exp_avg=local_part(state["exp_avg"]),
-            exp_avg_sq=local_part(state["exp_avg_sq"]),
-            step=local_part(state["step"]),
-        )
+        slot = _Slot(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"])
+        return _Slot(*map(local_part, slot)) if isinstance(parameter, DTensor) else slot
 
 
 def _move_whole(slots: list[_Slot], group: Mapping[str, Any]) -> None:
@@ -151,20 +139,22 @@ def _move_whole(slots: list[_Slot], group: Mapping[str, Any]) -> None:
 
 
 def _move_rows(
-    chosen: list[tuple[_Slot, Tensor]], masks: LocalMasks, group: Mapping[str, Any], work: RowWork
+    chosen: list[tuple[_Slot, Tensor]],
+    masks: LocalMasks,
+    group: Mapping[str, Any],
+    loops: dict[torch.dtype, AdamWRows],
 ) -> None:
     if not chosen:
         return
     torch._foreach_add_([slot.step for slot, _ in chosen], 1)
     left: list[tuple[_Slot, Tensor]] = []
     for slot, mask in chosen:
-        rows = (slot.param, slot.grad, slot.exp_avg, slot.exp_avg_sq)
-        if not fits(*rows):
+        if not fits(*slot[:4]):
             left.append((slot, mask))
             continue
-        work.adamw(
+        loops.setdefault(slot.param.dtype, AdamWRows()).add(
             masks.numbers(mask),
-            *rows,
+            *slot[:4],
             step=float(slot.step),
             lr=float(group["lr"]),
             betas=group["betas"],

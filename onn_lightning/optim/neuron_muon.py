@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from onn_lightning.optim import row_formulas
 from onn_lightning.optim.firing import FiringRows, LocalMasks, local_part
 from onn_lightning.optim.groups import require_fitting_state
-from onn_lightning.optim.row_kernels import RowWork, fits
+from onn_lightning.optim.row_kernels import fits, momentum_rows, move_rows
 
 
 class NeuronMuon(FiringRows, torch.optim.Muon):
@@ -80,13 +80,9 @@ class NeuronMuon(FiringRows, torch.optim.Muon):
         param, grad, buffer = (local_part(tensor) for tensor in tensors)
         mask, momentum = masks.part(parameter), group["momentum"]
         sharded = parameter if isinstance(parameter, DTensor) else None
-        if mask is not None and sharded is None and mask.device.type == "cpu":
-            rows = masks.numbers(mask)
-            if len(rows) == len(mask):
-                mask = None
-            elif fits(param, grad, buffer):
-                _move_rows(rows, param, grad, buffer, group)
-                return
+        if mask is not None and sharded is None and fits(param, grad, buffer):
+            _move_rows(masks.numbers(mask), param, grad, buffer, group)
+            return
         count: int | Tensor = len(parameter)
         if mask is None:
             buffer.lerp_(grad, 1 - momentum)
@@ -113,14 +109,10 @@ def _move_rows(rows: Any, param: Tensor, grad: Tensor, buffer: Tensor, group: di
     if not len(rows):
         return
     update = torch.empty(len(rows), param.shape[1], dtype=param.dtype)
-    work = RowWork()
-    work.momentum(rows, buffer, grad, update, group["momentum"])
-    work.run()
+    momentum_rows(rows, buffer, grad, update, group["momentum"])
     update = _orthogonalised(update, group).to(param.dtype).contiguous()
     lr = float(group["lr"])
-    work = RowWork()
-    work.move(rows, param, update, 1 - lr * group["weight_decay"], -lr * _size(len(rows), param.shape[1]))
-    work.run()
+    move_rows(rows, param, update, 1 - lr * group["weight_decay"], -lr * _size(len(rows), param.shape[1]))
 
 
 def _orthogonalised(update: Tensor, group: dict[str, Any]) -> Tensor:
@@ -129,7 +121,7 @@ def _orthogonalised(update: Tensor, group: dict[str, Any]) -> Tensor:
     x = update.bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    x = x / x.norm().clamp(min=group["eps"])
+    x = x.div_(x.norm().clamp(min=group["eps"]))
     for _ in range(group["ns_steps"]):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

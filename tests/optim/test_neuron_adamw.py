@@ -23,7 +23,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from onn_lightning.optim import NeuronAdamW, row_formulas
-from onn_lightning.optim.row_kernels import RowWork
+from onn_lightning.optim.row_kernels import AdamWRows
 
 SHAPES = [(7, 5), (33, 70), (12,)]
 
@@ -185,17 +185,18 @@ def test_the_formulas_compile_into_one_graph_that_no_learning_rate_compiles_agai
 
 
 def test_threads_share_the_rows_and_change_nothing() -> None:
-    shape = (300, 301)
+    shapes = [(30, 20), (300, 301), (7,), (90, 400)]
     results = []
-    for threads in (1, 3):
-        tensors = [p.detach() for p in make_parameters(*[shape] * 4)]
-        tensors[3].abs_()
-        work = RowWork(threads)
-        rows = random_mask(300, 0, share=0.9).nonzero().flatten().numpy()
-        work.adamw(rows, *tensors, step=3.0, lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
-        work.run()
+    for threads in (1, 2, 3, 7):
+        tensors = [p.detach().abs_() for shape in shapes for p in make_parameters(*[shape] * 4)]
+        loop = AdamWRows()
+        for number, four in enumerate(zip(*[iter(tensors)] * 4, strict=True)):
+            rows = random_mask(len(four[0]), number, share=0.9).nonzero().flatten().numpy()
+            loop.add(rows, *four, step=3.0, lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+        loop.run(threads)
         results.append(tensors)
-    assert all(torch.equal(one, three) for one, three in zip(*results, strict=True))
+    for shared in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results[0], shared, strict=True))
 
 
 def test_masks_serve_one_step_alone() -> None:
