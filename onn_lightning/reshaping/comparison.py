@@ -8,6 +8,7 @@ Notable:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,7 +44,8 @@ class Difference:
 
     def is_rounding(self, dtype: torch.dtype) -> bool:
         """Whether it is no more than what arithmetic in a type leaves over."""
-        return self.largest <= max(1e-4, 8 * torch.finfo(dtype).eps) * max(1.0, self.scale)
+        allowed = max(1e-4, 8 * torch.finfo(dtype).eps) * max(1.0, self.scale)
+        return math.isfinite(self.scale) and self.largest <= allowed
 
 
 def compare(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_standins import Outcome
+from cli_standins import Outcome, Sensor
 from lightning.pytorch import Trainer
 
 from datamodules import TextModality
@@ -154,6 +154,19 @@ def test_a_network_that_would_compute_something_else_is_not_written(
     torch.save(damaged, checkpoint)
     assert "nothing was written" in grow(onn, "--intermediate_size", "17").error_line
     assert not (folder / "grown.ckpt").exists()
+
+
+def test_a_network_of_a_users_own_modality_is_compared_too(onn: Run, folder: Path) -> None:
+    module = OmniModule(TrunkConfig(16, 1, 2, intermediate_size=16), [Sensor()])
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint("small.ckpt")
+    assert "--trust" in grow(onn, "--intermediate_size", "32").error_line
+    outcome = grow(onn, "--intermediate_size", "32", "--trust", "cli_standins")
+    assert outcome.code == 0, outcome.err
+    assert "over 64 tokens" in outcome.out
+    refused = grow(onn, "--words", "more.txt", "--force", "--trust", "cli_standins")
+    assert "--words: the checkpoint has no text" in refused.error_line
 
 
 @pytest.mark.slow
