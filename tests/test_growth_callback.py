@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from growing_runs import TRUNK, Witness, at_once, fit, logged, module_of
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from toy import ByteText
@@ -95,6 +96,30 @@ def test_a_run_that_is_fitted_without_a_rebuild_says_how_to_go_on(tmp_path: Path
     trainer = growing(tmp_path, stopped.value.checkpoint)
     assert trainer.global_step == 8
     assert module_of(trainer).trunk.config.feed_forward_sizes == (64,)
+
+
+def test_under_accumulation_it_grows_between_optimizer_steps(tmp_path: Path) -> None:
+    trainer = growing(tmp_path, max_steps=5, accumulate_grad_batches=2)
+    witness = next(callback for callback in trainer.callbacks if isinstance(callback, Witness))
+    assert witness.widths == [32] * 6 + [64] * 4
+    plain = fit(tmp_path / "plain", None, None, max_steps=5, accumulate_grad_batches=2)
+    assert witness.batches == next(c for c in plain.callbacks if isinstance(c, Witness)).batches
+
+
+def test_the_old_network_does_not_stay_in_memory(tmp_path: Path) -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    def once(trunk: TrunkConfig | None, checkpoint: Path | None) -> None:
+        assert not any(module() is not None for module in alive)
+        callbacks = [GrowOnPlateau(at_once(), check_every_n_steps=1, max_growths=1), Remember()]
+        fit(tmp_path, trunk, checkpoint, callbacks, max_steps=5)
+
+    class Remember(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            alive.append(weakref.ref(pl_module))
+
+    fit_growing(once)
+    assert len(alive) == 2
 
 
 def test_no_growth_in_the_last_step(tmp_path: Path) -> None:

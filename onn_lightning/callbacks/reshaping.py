@@ -5,6 +5,7 @@ Notable:
   `Checkpoint` last), and a complete checkpoint of that step is saved through the trainer, in which the
   reshaping stands as due. The reshaped checkpoint is made of it before the next step: by then the step is
   logged, and validated where that was its turn.
+- Being of that type keeps Lightning from adding its default ModelCheckpoint: a script adds its own.
 - A kill leaves the checkpoint with the due reshaping, which is then done as the run is resumed from it, or
   the complete reshaped one. The run goes on as if nobody had killed it.
 - Rank 0 makes the reshaped checkpoint from the file; all ranks wait for it and stop together.
@@ -101,6 +102,7 @@ class ReshapingCallback(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do what was due when a run was killed."""
+        self._checked = trainer.global_step  # under accumulation, the next batches still belong to this step
         if self._due and trainer.ckpt_path is not None:
             self._reshape(trainer, pl_module, Path(trainer.ckpt_path))
 
