@@ -46,9 +46,9 @@ class ConsolidatingWeight(WeightPolicy):
     def __init__(
         self,
         high: float = 0.04,
-        target: float = 0.27,
-        band: float = 0.08,
-        progress_scale: float = 0.15,
+        target: float = 0.28,
+        band: float = 0.1,
+        progress_scale: float = 0.08,
         fast: float = 14.0,
         slow: float = 70.0,
     ) -> None:

@@ -31,7 +31,7 @@ def test_a_loss_that_falls_fast_holds_the_pressure_off() -> None:
     falling = [8 * 0.98**step for step in range(200)]
     assert max(lived(falling)) == 0
     slowly = [8 * 0.9995**step for step in range(400)]
-    assert lived(slowly)[-1] > 0.03
+    assert lived(slowly)[-1] > 0.02
 
 
 def test_a_new_world_releases_the_pressure_at_once() -> None:
@@ -54,7 +54,7 @@ def test_the_weight_in_between_is_what_the_formula_says() -> None:
     assert weight == pytest.approx(0.1 * (1 - progress / 0.5) * 0.5, rel=1e-4)
 
 
-@pytest.mark.parametrize("activation", [0.0, 0.1, 0.27])
+@pytest.mark.parametrize("activation", [0.0, 0.1, 0.28])
 def test_at_the_target_and_below_nothing_is_pressed(activation: float) -> None:
     assert max(lived([2.0] * 100, activation=activation)) == 0
 
