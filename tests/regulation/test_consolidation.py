@@ -54,7 +54,7 @@ def test_the_weight_in_between_is_what_the_formula_says() -> None:
     assert weight == pytest.approx(0.1 * (1 - progress / 0.5) * 0.5, rel=1e-4)
 
 
-@pytest.mark.parametrize("activation", [0.0, 0.1, 0.28])
+@pytest.mark.parametrize("activation", [0.0, 0.1, 0.25])
 def test_at_the_target_and_below_nothing_is_pressed(activation: float) -> None:
     assert max(lived([2.0] * 100, activation=activation)) == 0
 
