@@ -9,10 +9,10 @@ Notable:
   beginning; if it never comes, nothing was changed.
 - An exception on the way leaves no factor behind (`on_exception`, which comes before a checkpoint is saved
   of it).
-- On CUDA nothing synchronises where the group is fused or capturable (torch.optim.AdamW, Adam, SGD with
-  fused=True): such steps take a learning rate that is a tensor on the device. For all other groups (Muon's
-  among them: it passes the learning rate as a number to `add_`, which would read it once a MATRIX) the
-  factors are read once a step, together: the host waits for the device there.
+- On CUDA nothing synchronises where an update rule takes a learning rate that is a tensor on the device: our
+  own optimizers, and torch's that are fused or capturable. Others (torch.optim.Muon among them: it passes
+  the learning rate as a number to `add_`, which would read it once a MATRIX) get numbers, all read at once:
+  the host waits for the device once a step.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from torch.utils.hooks import RemovableHandle
 from onn_lightning.callbacks.pi_monitor import PIMonitor
 from onn_lightning.callbacks.policy_state import load_policies, policies_state
 from onn_lightning.module import OmniModule
+from onn_lightning.optim import MuonAdamW, NeuronAdamW
+from onn_lightning.optim.neuron_muon import NeuronMuon
 from onn_lightning.regulation.plasticity import PlasticityPolicy
 
 DEFAULT = "default"
@@ -164,10 +166,11 @@ def _names(optimizer: Optimizer) -> list[str]:
 def _usable(factors: list[Tensor], optimizer: Optimizer) -> list[Tensor | float]:
     """Factors as the groups' update rules take them: tensors on a CUDA device where that needs no reading."""
     usable: list[Tensor | float] = list(factors)
+    ours = isinstance(optimizer, NeuronAdamW | NeuronMuon | MuonAdamW)
     read = [
         number
         for number, group in enumerate(optimizer.param_groups)
-        if not (factors[number].is_cuda and (group.get("fused") or group.get("capturable")))
+        if not (factors[number].is_cuda and (ours or group.get("fused") or group.get("capturable")))
     ]
     if read:
         numbers = torch.stack([factors[number] for number in read]).tolist()

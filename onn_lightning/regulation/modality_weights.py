@@ -106,7 +106,7 @@ class IntegrityBalance(ModalityPolicy):
 
     def forward(self, vitals: Vitals) -> Tensor:
         pi = vitals.modality_pi
-        present = (vitals.modality_targets > 0) & (pi >= 0) & (pi <= 1)
+        present = vitals.finite & (vitals.modality_targets > 0) & (pi >= 0) & (pi <= 1)
         wanted = torch.exp(-self.strength * self.integrity.update(pi, present))  # [H]
         mean = _mean_where(self.factors, present)
         shares = wanted * mean / _mean_where(wanted, present)

@@ -131,7 +131,7 @@ class IntegrityPlasticity(PlasticityPolicy):
 
     def forward(self, vitals: Vitals) -> Tensor:
         pi, loss = vitals.pi.float(), vitals.main_loss.float()
-        valid = (pi >= 0) & (pi <= 1) & loss.isfinite()
+        valid = vitals.finite & (pi >= 0) & (pi <= 1)
         surprise = torch.log(self.floor - pi.clamp_min(torch.finfo(torch.float32).tiny).log())
         log_loss = torch.log(self.floor + loss.clamp(0, LARGEST_LOSS))
         novelty = self.fast_surprise.update(surprise, valid) - self.slow_surprise.update(surprise, valid)

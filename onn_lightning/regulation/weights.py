@@ -6,7 +6,7 @@
 | `LossSigmoidWeight` | scale * (1 - sigmoid(L_main)) | [0, scale / 2] |
 | `NegativeLogTauWeight` | scale * clamp(-log tau, 0, maximum) | [0, scale * maximum] |
 | `IntegrityWeight` | low + (high - low) * mean PI | [low, high] |
-| `ActivationTarget` | w *= exp(rate * (mean activation - target)) | [low, high] |
+| `ActivationTarget` | w *= exp(rate * (activation ahead - target)) | [low, high] |
 
 Notable:
 - Every policy is finite and inside its `bounds` for any vitals whatever; a step whose figures are broken (not
@@ -98,8 +98,7 @@ class LossSigmoidWeight(_HeldWeight):
         self.scale = scale
 
     def forward(self, vitals: Vitals) -> Tensor:
-        loss = vitals.main_loss
-        return self._hold(self.scale * torch.sigmoid(-loss.clamp_min(0)), loss.isfinite())
+        return self._hold(self.scale * torch.sigmoid(-vitals.main_loss.clamp_min(0)), vitals.finite)
 
 
 class NegativeLogTauWeight(_HeldWeight):
@@ -121,7 +120,7 @@ class NegativeLogTauWeight(_HeldWeight):
     def forward(self, vitals: Vitals) -> Tensor:
         tau = vitals.tau
         weight = self.scale * (-tau.log()).clamp(0, self.maximum)
-        return self._hold(weight, tau.isfinite() & (tau > 0))
+        return self._hold(weight, vitals.finite & (tau > 0))
 
 
 class IntegrityWeight(_HeldWeight):
@@ -137,11 +136,11 @@ class IntegrityWeight(_HeldWeight):
 
     def forward(self, vitals: Vitals) -> Tensor:
         low, high = self.bounds
-        return self._hold(low + (high - low) * vitals.pi_ema, _is_share(vitals.pi_ema))
+        return self._hold(low + (high - low) * vitals.pi_ema, vitals.finite & _is_share(vitals.pi_ema))
 
 
 class ActivationTarget(WeightPolicy):
-    """w *= exp(rate * (mean activation - target)), clamped: as strong as it takes, and no stronger.
+    """w *= exp(rate * (activation ahead - target)), clamped: as strong as it takes, and no stronger.
 
     An integral controller in log space. Above the target the weight grows by a constant factor a step for as
     long as it takes; below it, it falls likewise. The clamp is also the anti-windup: a weight at a bound
@@ -150,8 +149,10 @@ class ActivationTarget(WeightPolicy):
     Args:
         target: activation rate aimed at, a share of tokens in (0, 1).
         low, high: bounds of the weight, 0 < low.
-        rate: growth of log w a step for every unit of activation above the target; at 0.05, an activation of
-            0.6 against a target of 0.3 multiplies the weight by 10 in 150 steps.
+        rate: growth of log w a step for every unit of activation above the target; at 0.1, an activation of
+            0.6 against a target of 0.3 multiplies the weight by 10 in 77 steps.
+        horizon: steps ahead; what is held against the target is the activation that its present change leads
+            to by then. Gates close faster than they open, so 0 - no looking ahead - overshoots the target.
         start: weight before the first step.
         half_life: steps, of the moving average of the activation.
         quality_margin: None, or the share by which PI's fast average may lie below its slow one; beyond, the
@@ -166,7 +167,8 @@ class ActivationTarget(WeightPolicy):
         target: float = 0.3,
         low: float = 1e-6,
         high: float = 0.1,
-        rate: float = 0.05,
+        rate: float = 0.1,
+        horizon: float = 100.0,
         start: float = 1e-3,
         half_life: float = 8.0,
         quality_margin: float | None = None,
@@ -181,17 +183,22 @@ class ActivationTarget(WeightPolicy):
             raise ValueError(f"ActivationTarget.target is {target}: an activation rate between 0 and 1")
         if not 0 < rate < math.inf:
             raise ValueError(f"ActivationTarget.rate is {rate}: it must be above 0")
-        self.target, self.rate, self.quality_margin = target, rate, quality_margin
+        if not 0 <= horizon < math.inf:
+            raise ValueError(f"ActivationTarget.horizon is {horizon}: a number of steps of at least 0")
+        self.target, self.rate, self.horizon, self.quality_margin = target, rate, horizon, quality_margin
         self.register_buffer("log_weight", torch.tensor(math.log(start)))
         self.activation = MovingAverage(half_life)
         self.fast_pi, self.slow_pi = (MovingAverage(steps) for steps in quality_half_lives)
 
     def forward(self, vitals: Vitals) -> Tensor:
-        valid = _is_share(vitals.activation)
-        error = self.activation.update(vitals.activation, valid) - self.target
+        valid = vitals.finite & _is_share(vitals.activation)
+        before, known = self.activation.value, self.activation.weight > 0
+        activation = self.activation.update(vitals.activation, valid)
+        change = torch.where(known, activation - before, 0.0)
+        error = activation + self.horizon * change - self.target
         if self.quality_margin is not None:
-            known = _is_share(vitals.pi)
-            fast, slow = (average.update(vitals.pi, known) for average in (self.fast_pi, self.slow_pi))
+            seen = valid & _is_share(vitals.pi)
+            fast, slow = (average.update(vitals.pi, seen) for average in (self.fast_pi, self.slow_pi))
             error = torch.where(fast < (1 - self.quality_margin) * slow, -self.target, error)
         low, high = self.bounds
         moved = (self.log_weight + self.rate * error).clamp(math.log(low), math.log(high))
