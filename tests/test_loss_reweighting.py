@@ -16,8 +16,7 @@ from monitored import PARTS, batch_of, make_module, moving, watch
 from toy import ByteText, Patches
 
 from onn_lightning import Batch, OmniModule
-from onn_lightning.callbacks import PIMonitor
-from onn_lightning.callbacks.loss_reweighting import LossReweighting
+from onn_lightning.callbacks import LossReweighting, PIMonitor
 from onn_lightning.nn import TrunkConfig
 from onn_lightning.optim import NeuronAdamW
 from onn_lightning.regulation.modality_weights import FixedModalityWeights, IntegrityBalance
@@ -171,7 +170,7 @@ def test_policies_are_chosen_by_class_path_in_a_config(tmp_path: Path) -> None:
         "w_gate": {"class_path": f"{prefix}.weights.ActivationTarget", "init_args": {"target": 0.25}},
         "loss_weights": {"class_path": f"{prefix}.modality_weights.FixedModalityWeights"},
     }
-    path = "onn_lightning.callbacks.loss_reweighting.LossReweighting"
+    path = "onn_lightning.callbacks.LossReweighting"
     config = parser.parse_object({"callback": {"class_path": path, "init_args": policies}})
     callback = parser.instantiate_classes(config).callback
     assert isinstance(callback.policies["w_gate"], ActivationTarget)

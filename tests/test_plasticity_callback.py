@@ -19,8 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRSchedul
 from torch.utils.data import DataLoader
 
 from onn_lightning import Batch, OmniModule
-from onn_lightning.callbacks import PIMonitor
-from onn_lightning.callbacks.plasticity import Plasticity
+from onn_lightning.callbacks import PIMonitor, Plasticity
 from onn_lightning.optim import MuonAdamW, NeuronAdamW, parameter_groups
 from onn_lightning.regulation import Vitals
 from onn_lightning.regulation.plasticity import FixedPlasticity, IntegrityPlasticity, PlasticityPolicy

@@ -3,8 +3,10 @@
 from onn_lightning.callbacks.dashboard import Dashboard
 from onn_lightning.callbacks.emergency_pruning import EmergencyPruning
 from onn_lightning.callbacks.growth import GrowOnPlateau
+from onn_lightning.callbacks.loss_reweighting import LossReweighting
 from onn_lightning.callbacks.neuron_protection import NeuronProtection
 from onn_lightning.callbacks.pi_monitor import PIMonitor
+from onn_lightning.callbacks.plasticity import Plasticity
 from onn_lightning.callbacks.report import RunReport
 from onn_lightning.callbacks.run_checkpoint import RunCheckpoint
 from onn_lightning.callbacks.run_record import RunRecord
@@ -14,8 +16,10 @@ __all__ = [
     "Dashboard",
     "EmergencyPruning",
     "GrowOnPlateau",
+    "LossReweighting",
     "NeuronProtection",
     "PIMonitor",
+    "Plasticity",
     "RunCheckpoint",
     "RunRecord",
     "RunReport",
