@@ -13,6 +13,7 @@ Notable:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -97,7 +98,7 @@ class PIMonitor(Callback):
     # ---- measuring -------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the state to the device.
+        """Bring the state to the device, in memory of its own: spawned processes share what they are given.
 
         Raises:
             MisconfigurationException: if it is that of another network.
@@ -105,8 +106,8 @@ class PIMonitor(Callback):
         assert isinstance(pl_module, OmniModule)
         self._sums = None  # of a step that was interrupted
         self._measured = pl_module.measured()
-        self._average.to(pl_module.device)
-        self._means.to(pl_module.device)
+        self._average = copy.deepcopy(self._average).to(pl_module.device)
+        self._means = copy.deepcopy(self._means).to(pl_module.device)
         neurons = sum(self._measured.block_sizes)
         if self._fired is not None and len(self._fired) != neurons:
             raise MisconfigurationException(
@@ -115,7 +116,8 @@ class PIMonitor(Callback):
             )
         if self._fired is None or self._seen is None:
             self._fired, self._seen = torch.zeros(2, neurons, dtype=torch.float64)
-        self._fired, self._seen = self._fired.to(pl_module.device), self._seen.to(pl_module.device)
+        self._fired = self._fired.to(pl_module.device, copy=True)
+        self._seen = self._seen.to(pl_module.device, copy=True)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a micro-batch."""
