@@ -9,15 +9,18 @@ Notable:
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findSystemFonts, fontManager
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
@@ -32,6 +35,24 @@ WHOLE = "#000000"
 MOST_IN_LEGEND = 12
 SMOOTHED_FROM = 150  # points; below, a curve is readable as it is
 COLUMNS = 3
+CHINESE = ("notosanscjk", "notosanssc", "sourcehansans", "wqy", "pingfang", "hiragino", "msyh", "simhei")
+"""Beginnings of the names of font files, without spaces and dashes, the best first."""
+
+
+def use_chinese_fonts() -> None:
+    """Let names of sources and runs be written in Chinese too, where the machine has a font for it.
+
+    A setting of the whole process: for one that does nothing but draw. The folders are searched, since
+    matplotlib's own list of fonts is as old as its first start on the machine.
+    """
+    plain = {path: re.sub("[-_ ]", "", Path(path).name.lower()) for path in sorted(findSystemFonts())}
+    for beginning in CHINESE:
+        paths = [path for path, name in plain.items() if name.startswith(beginning)]
+        for path in sorted(paths, key=lambda path: "regular" not in plain[path]):
+            with contextlib.suppress(OSError, RuntimeError):  # a damaged file
+                fontManager.addfont(path)
+                rcParams["font.family"] = ["DejaVu Sans", FontProperties(fname=path).get_name()]
+                return
 
 
 def core_metrics(curves: Curves, title: str = "") -> Figure | None:
@@ -45,13 +66,14 @@ def core_metrics(curves: Curves, title: str = "") -> Figure | None:
     panels = [(panel, keys) for panel, keys in panels if keys]
     if not panels:
         return None
-    rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(6 * COLUMNS, 3.1 * rows), layout="constrained")
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6 * columns, 3.1 * rows), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=13)
     end = max(curves.last_step, 1)
     for place, (panel, keys) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, COLUMNS, place)
+        axes = figure.add_subplot(rows, columns, place)
         _draw_panel(axes, panel, {key: curves.figures[key] for key in keys})
         axes.set_xlim(0, end * 1.02)
     return figure

@@ -98,6 +98,7 @@ def main() -> None:
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    draw.use_chinese_fonts()
     artist = Artist()
     while True:
         try:
