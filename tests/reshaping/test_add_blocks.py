@@ -25,7 +25,7 @@ from onn_lightning.reshaping import add_blocks, reshape_checkpoint
 BATCH = as_type(some_batch(), torch.float64)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(trunk=trunks(), count=st.integers(1, 2), data=st.data())
 def test_a_deeper_network_computes_exactly_the_same(
     trunk: TrunkConfig, count: int, data: st.DataObject

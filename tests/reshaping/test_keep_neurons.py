@@ -14,7 +14,7 @@ from onn_lightning.reshaping import keep_neurons, reshape_checkpoint, widen
 BATCH = as_type(some_batch(), torch.float64)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(trunk=trunks(), data=st.data())
 def test_removing_neurons_that_never_fire_changes_nothing(trunk: TrunkConfig, data: st.DataObject) -> None:
     case = trained_case(trunk)

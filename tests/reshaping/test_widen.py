@@ -28,7 +28,7 @@ from onn_lightning.reshaping.origins import trace
 BATCH = as_type(some_batch(), torch.float64)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(trunk=trunks(), data=st.data())
 def test_a_wider_network_computes_the_same(trunk: TrunkConfig, data: st.DataObject) -> None:
     blocks = data.draw(st.sets(st.integers(0, trunk.num_layers - 1), min_size=1))
@@ -59,7 +59,7 @@ def test_the_same_holds_where_hardly_any_neuron_fires(normalized: bool) -> None:
     torch.testing.assert_close(outputs(grown, BATCH), outputs(case.module, BATCH), rtol=0, atol=1e-12)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(trunk=trunks())
 def test_gradients_of_the_wider_network_are_the_old_ones_rescaled(trunk: TrunkConfig) -> None:
     case = trained_case(trunk)
