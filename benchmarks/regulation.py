@@ -36,22 +36,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lightning.pytorch import Callback
 
 from benchmarks.regulation_runs import Held, Setting, Texts, build, live, read_texts, trunk_of
-from onn_lightning.callbacks.growth import GrowOnPlateau
-from onn_lightning.callbacks.loss_reweighting import LossReweighting
-from onn_lightning.callbacks.neuron_protection import NeuronProtection
-from onn_lightning.callbacks.plasticity import Plasticity
+from onn_lightning.callbacks import GrowOnPlateau, LossReweighting, NeuronProtection, Plasticity
 from onn_lightning.flops import trunk_forward_flops
 from onn_lightning.nn import TrunkConfig
-from onn_lightning.regulation.consolidation import ConsolidatingWeight
-from onn_lightning.regulation.novelty_response import NoveltyResponse
-from onn_lightning.regulation.plasticity import FixedPlasticity, IntegrityPlasticity
-from onn_lightning.regulation.plateau import Plateau
-from onn_lightning.regulation.weights import (
+from onn_lightning.regulation import (
     ActivationTarget,
+    ConsolidatingWeight,
     FixedWeight,
+    IntegrityPlasticity,
     IntegrityWeight,
     LossSigmoidWeight,
     NegativeLogTauWeight,
+    Plateau,
     WeightPolicy,
 )
 from onn_lightning.reshaping.rebuild import fit_growing
@@ -76,21 +72,16 @@ GATE: dict[str, Callable[[], WeightPolicy]] = {
 SHORTER = "ConsolidatingWeight, 20 % fewer steps"
 
 
-def _guarded() -> Plasticity:
-    groups = {"matrix": NoveltyResponse(alarmed=0.1), "embedding": NoveltyResponse(alarmed=2.0)}
-    return Plasticity(FixedPlasticity(1.0), groups)
-
-
 CONTINUAL: dict[str, Callable[[], list[Callback]]] = {
     "constant rate": lambda: [],
     "IntegrityPlasticity": lambda: [Plasticity(IntegrityPlasticity())],
-    "NoveltyResponse": lambda: [_guarded()],
+    "NoveltyResponse": lambda: [Plasticity()],
     "protection": lambda: [NeuronProtection(tables=False)],
     "protection, tables too": lambda: [NeuronProtection(tables=True)],
     "protection 1.0": lambda: [NeuronProtection(tables=False, min_activation=1.0)],
-    "NoveltyResponse + protection": lambda: [_guarded(), NeuronProtection(tables=False)],
+    "NoveltyResponse + protection": lambda: [Plasticity(), NeuronProtection(tables=False)],
     "NoveltyResponse + protection 1.0": lambda: [
-        _guarded(),
+        Plasticity(),
         NeuronProtection(tables=False, min_activation=1.0),
     ],
 }

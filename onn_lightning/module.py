@@ -56,7 +56,7 @@ class OmniModule(LightningModule):
         warmup_steps: steps over which the learning rate rises linearly to its peak.
         min_lr_ratio: learning rate at the end of the cosine, as a fraction of its peak.
         loss_weights: weight of each modality's loss in L_main, by name; 1 where absent.
-        w_gate: weight of the gate loss.
+        w_gate: weight of the gate loss; `LossReweighting` sets it after every step.
         w_kl: weight of the KL term.
         pi_alpha: how steep PI is; a number, or "activation_rate".
         pi_gamma: how much surprise counts in PI; a number, or "gate_threshold" (its softplus).
@@ -82,7 +82,7 @@ class OmniModule(LightningModule):
         warmup_steps: int = 100,
         min_lr_ratio: float = 0.1,
         loss_weights: dict[str, float] | None = None,
-        w_gate: float = 0.001,
+        w_gate: float = 0.0,
         w_kl: float = 0.01,
         pi_alpha: Alpha = 1.0,
         pi_gamma: Gamma = 1.0,

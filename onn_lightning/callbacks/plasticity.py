@@ -31,7 +31,8 @@ from onn_lightning.callbacks.policy_state import load_policies, policies_state
 from onn_lightning.module import OmniModule
 from onn_lightning.optim import MuonAdamW, NeuronAdamW
 from onn_lightning.optim.neuron_muon import NeuronMuon
-from onn_lightning.regulation.plasticity import PlasticityPolicy
+from onn_lightning.regulation.novelty_response import NoveltyResponse
+from onn_lightning.regulation.plasticity import FixedPlasticity, PlasticityPolicy
 
 DEFAULT = "default"
 
@@ -40,12 +41,18 @@ class Plasticity(Callback):
     """Multiplies the learning rate of every group by its policy's factor; logs `train/plasticity/<group>`.
 
     Args:
-        policy: of all groups that have none of their own.
+        policy: of all groups that have none of their own; None: their learning rate stays the scheduler's.
         groups: policies by name of a parameter group ("matrix", "sigma", ...; see `onn_lightning.optim`).
+            Where neither this nor `policy` is given, the measured pair: novelty slows "matrix" down to a tenth
+            and speeds "embedding" up to twice (`NoveltyResponse`, `benchmarks/regulation.py --part continual`).
     """
 
-    def __init__(self, policy: PlasticityPolicy, groups: dict[str, PlasticityPolicy] | None = None) -> None:
-        self.policies = nn.ModuleDict({DEFAULT: policy, **(groups or {})})
+    def __init__(
+        self, policy: PlasticityPolicy | None = None, groups: dict[str, PlasticityPolicy] | None = None
+    ) -> None:
+        if policy is None and groups is None:
+            groups = {"matrix": NoveltyResponse(alarmed=0.1), "embedding": NoveltyResponse(alarmed=2.0)}
+        self.policies = nn.ModuleDict({DEFAULT: policy or FixedPlasticity(1.0), **(groups or {})})
         self._factors: list[Tensor] = []  # one a group, for a step that has not begun
         self._scheduled: list[Any] | None = (
             None  # the groups' own learning rates while the factors are in force

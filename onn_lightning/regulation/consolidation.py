@@ -1,7 +1,7 @@
-"""`ConsolidatingWeight`: no pressure on the gates while there is much to learn, sparseness once there is less.
+"""`ConsolidatingWeight`: no pressure on the gates while there is much to learn, some once there is less.
 
-    progress = slow(log L) - fast(log L)                             log ratio: 0.1 is a loss 10 % below the usual
-    calm     = clamp(1 - |progress| / progress_scale, 0, 1)          0 in the first steps of a life
+    progress = slow(log L) - fast(log L)                         log ratio: 0.1 is a loss 10 % below the usual
+    calm     = clamp(1 - |progress| / progress_scale, 0, 1)      0 in the first steps of a life
     excess   = clamp((mean activation - target) / band, 0, 1)
     w_gate   = high * calm * excess                                  in [0, high]
 

@@ -1,4 +1,4 @@
-"""`NoveltyResponse`: one learning rate while the world is as usual, another for a while after it turned strange.
+"""`NoveltyResponse`: one learning rate while the world is as usual, another once it turned strange.
 
     F       = L / tau + gamma * S = -log PI / alpha
     novelty = log F - slow(log F)                     log ratio: 0.1 is 10 % more surprising than usual
@@ -8,9 +8,9 @@
 
 Notable:
 - What it is for: a new domain sends large gradients through the mean weights of the trunk, which all domains
-  share, and what they overwrite is what the old ones left there. With `alarmed` < 1 for the group "matrix" and
-  > 1 for "embedding" the new domain is taken up by the entrance, the thresholds and the uncertainties, and the
-  old one is kept (`benchmarks/regulation.py --part continual`).
+  share, and what they overwrite is what the old ones left there. With `alarmed` < 1 for the group "matrix"
+  and > 1 for "embedding" the new domain is taken up by the entrance, the thresholds and the uncertainties,
+  and the old one is kept (`benchmarks/regulation.py --part continual`).
 - It answers at once: habit is compared with this very step, whose gradient is about to be applied.
 - A world that is only a little strange causes little alarm: plays after poems are learned as freely as ever.
 """
