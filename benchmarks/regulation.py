@@ -6,8 +6,8 @@
 - growth: a small network that grows on a plateau against one of the final size from the start.
 
 Every run is a `Trainer.fit` of the product's module, optimizer and callbacks (`regulation_runs.py`). Figures
-are mean (least - most) over the seeds. Runs are spread over `--jobs` processes of one thread each; nothing here
-is a timing.
+are mean (least - most) over the seeds. Runs are spread over `--jobs` processes of one thread each; nothing
+here is a timing.
 
     python benchmarks/regulation.py --json
     python benchmarks/regulation.py --part continual --seeds 0 1 2 --jobs 2

@@ -43,8 +43,8 @@ class Plasticity(Callback):
     Args:
         policy: of all groups that have none of their own; None: their learning rate stays the scheduler's.
         groups: policies by name of a parameter group ("matrix", "sigma", ...; see `onn_lightning.optim`).
-            Where neither this nor `policy` is given, the measured pair: novelty slows "matrix" down to a tenth
-            and speeds "embedding" up to twice (`NoveltyResponse`, `benchmarks/regulation.py --part continual`).
+            Where neither this nor `policy` is given, the measured pair: novelty slows "matrix" down to a
+            tenth and speeds "embedding" up to twice (`NoveltyResponse`, `benchmarks/regulation.py`).
     """
 
     def __init__(
