@@ -143,7 +143,7 @@ def test_it_works_under_accumulation_once_a_step(tmp_path: Path) -> None:
     listener, _ = watch(BATCHES, tmp_path, callbacks=[callback], accumulate_grad_batches=4)
     grown = 0.001 * math.exp(sum(float(vitals.activation) - 0.3 for vitals in listener.vitals))
     assert len(listener.vitals) == 3
-    assert float(policy.log_weight.exp()) == pytest.approx(grown, rel=1e-4)
+    assert float(callback.policies["w_gate"].get_buffer("log_weight").exp()) == pytest.approx(grown, rel=1e-4)
 
 
 def test_the_monitor_must_stand_before_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ Notable:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -75,7 +76,8 @@ class GrowOnPlateau(ReshapingCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The rule's state lies where the vitals are made; it learns which neurons are the feed-forwards'."""
         assert isinstance(pl_module, OmniModule)
-        self.rule.to(pl_module.device)
+        # a copy: ranks spawned on one machine would share the memory of what they were given
+        self.rule = copy.deepcopy(self.rule).to(pl_module.device)
         slices = pl_module.trunk.neuron_slices
         feed_forward = torch.zeros(max(part.stop for part in slices.values()), dtype=torch.bool)
         for name, part in slices.items():

@@ -13,6 +13,7 @@ Notable:
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -76,8 +77,9 @@ class LossReweighting(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The policies' state lies where the vitals are made."""
-        self.policies.to(pl_module.device)
-        self.gate_release.to(pl_module.device)
+        # a copy: ranks spawned on one machine would share the memory of what they were given
+        self.policies = copy.deepcopy(self.policies).to(pl_module.device)
+        self.gate_release = copy.deepcopy(self.gate_release).to(pl_module.device)
 
     @torch.no_grad()
     def on_before_optimizer_step(

@@ -17,6 +17,7 @@ Notable:
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -71,7 +72,8 @@ class Plasticity(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The policies' state lies where the vitals are made."""
-        self.policies.to(pl_module.device)
+        # a copy: ranks spawned on one machine would share the memory of what they were given
+        self.policies = copy.deepcopy(self.policies).to(pl_module.device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hook into the beginning and the end of the optimizer's steps.
