@@ -86,7 +86,7 @@ CONTINUAL: dict[str, Callable[[], list[Callback]]] = {
     ],
 }
 SMALL, LARGE = 64, 256
-GROWTH = ("large from the start", "small, grown on a plateau", "small")
+GROWTH = ("large from the start", "small, grown on a plateau", "small", "large, four fifths of the steps")
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,10 @@ def continual(run: Run) -> dict[str, float]:
 def growth(run: Run) -> dict[str, float]:
     """Feed-forwards of 64 neurons that become 256, and of 256 from the start; both languages together."""
     texts = _texts(run.data, ("zh", "en"))
-    held = Held({name: domain.held_out for name, domain in texts.domains.items()}, JOINT)
+    setting = replace(JOINT, steps=round(JOINT.steps * 0.8)) if run.name == GROWTH[3] else JOINT
+    held = Held({name: domain.held_out for name, domain in texts.domains.items()}, setting)
     streams = [[domain.train for domain in texts.domains.values()]]
-    begun = trunk_of(JOINT, LARGE if run.name == GROWTH[0] else SMALL)
+    begun = trunk_of(setting, LARGE if run.name.startswith("large") else SMALL)
     grown_at: list[int] = []
 
     def fit(trunk: TrunkConfig | None, checkpoint: Path | None) -> None:
@@ -147,16 +148,15 @@ def growth(run: Run) -> dict[str, float]:
         callbacks = [*([grow] if run.name == GROWTH[1] else []), held]
         if checkpoint is not None:
             grown_at.append(int(checkpoint.stem.split("=")[1].split("-")[0]))
-        module = build(texts, JOINT, run.seed, trunk or begun)
-        live(module, streams, JOINT, run.seed, callbacks, Path(folder), checkpoint)
+        module = build(texts, setting, run.seed, trunk or begun)
+        live(module, streams, setting, run.seed, callbacks, Path(folder), checkpoint)
 
     with tempfile.TemporaryDirectory() as folder:
         fit_growing(fit)
     small, large = (trunk_forward_flops(trunk_of(JOINT, size), JOINT.length) for size in (SMALL, LARGE))
-    at_large = {GROWTH[0]: 1.0, GROWTH[2]: 0.0}.get(run.name)
-    if at_large is None:
-        at_large = 1 - (grown_at[0] if grown_at else JOINT.steps) / JOINT.steps
-    spent = at_large + (1 - at_large) * small / large
+    # steps with the large network, and with the small one
+    at_small = 0 if begun.feed_forward_sizes[0] == LARGE else (grown_at or [setting.steps])[0]
+    spent = (setting.steps - at_small + at_small * small / large) / JOINT.steps
     return held.stages[0] | {"grown at": float(grown_at[0]) if grown_at else 0.0, "trunk FLOPs spent": spent}
 
 
