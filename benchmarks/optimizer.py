@@ -6,7 +6,7 @@ Notable:
 - Every comparison runs interleaved in this one process (A B A B ...) and reports the median of the pairwise
   ratios, so that a machine whose speed drifts does not decide.
 - On a machine that others use too, `--cpu-time` counts the time that this process ran (for one thread).
-- Resting rows stand at random places, or in one run a layer.
+- Resting rows stand at random places, or in one run a layer; where and how many is drawn anew in every step.
 
     python benchmarks/optimizer.py --json
 """
@@ -14,11 +14,12 @@ Notable:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ from onn_lightning.optim import MuonAdamW, NeuronAdamW, parameter_groups, rows_w
 TARGET = 1.10
 LEARNING_RATE = 1e-6
 SHARES = (0.0, 0.05, 0.25, 0.5, 0.9)
+KINDS = 64
+"""Different masks, of which every step takes the next one."""
 
 
 def make_trunk(width: int, layers: int) -> MoIETrunk:
@@ -64,12 +67,14 @@ def plain_muon(module: nn.Module) -> Callable[[], Any]:
     return step
 
 
-def masked(trunk: MoIETrunk, optimizer: NeuronAdamW | MuonAdamW, activation: Tensor) -> Callable[[], Any]:
-    """What a protected run does: masks from the activation, and a step."""
+def masked(
+    trunk: MoIETrunk, optimizer: NeuronAdamW | MuonAdamW, activations: Iterator[Tensor]
+) -> Callable[[], Any]:
+    """What a protected run does: masks from the activation, another one in every step, and the step."""
     layers = [list(layer.parameters()) for _, layer in trunk.sbl_layers()]
 
     def step() -> None:
-        masks = (activation > 0).split([len(parameters[0]) for parameters in layers])
+        masks = (next(activations) > 0).split([len(parameters[0]) for parameters in layers])
         firing: dict[nn.Parameter, Tensor] = {}
         for parameters, mask in zip(layers, masks, strict=True):
             firing |= dict.fromkeys(parameters, mask)
@@ -79,17 +84,21 @@ def masked(trunk: MoIETrunk, optimizer: NeuronAdamW | MuonAdamW, activation: Ten
     return step
 
 
+def activations_of(trunk: MoIETrunk, share: float, clustered: bool) -> Iterator[Tensor]:
+    """[N] activations for the steps to come, of each of which about a share is 0."""
+    return itertools.cycle([activation_of(trunk, share, clustered) for _ in range(KINDS)])
+
+
 def activation_of(trunk: MoIETrunk, share: float, clustered: bool) -> Tensor:
-    """[N] activation of which a share is 0: at random places, or in the middle of every layer."""
+    """[N] activation of which about a share is 0: at random places, or in the middle of every layer."""
     parts = []
     for _, layer in trunk.sbl_layers():
-        activation = torch.ones(layer.out_features)
-        resting = round(share * layer.out_features)
+        neurons = layer.out_features
+        activation = (torch.rand(neurons) >= share).float()
         if clustered:
-            start = (layer.out_features - resting) // 2
-            activation[start : start + resting] = 0
-        else:
-            activation[torch.randperm(layer.out_features)[:resting]] = 0
+            resting = int((activation == 0).sum())
+            activation[:] = 1
+            activation[(neurons - resting) // 2 : (neurons + resting) // 2] = 0
         parts.append(activation)
     return torch.cat(parts)
 
@@ -136,7 +145,7 @@ def trunk_ratios(clock: Clock, width: int, layers: int) -> dict[str, Any]:
         rows["no masks"], milliseconds = clock.ratio(optimizer.step, plain)
         for share in SHARES:
             for clustered in (False, True) if share else (False,):
-                step = masked(ours, optimizer, activation_of(ours, share, clustered))
+                step = masked(ours, optimizer, activations_of(ours, share, clustered))
                 place = " clustered" if clustered else " random" if share else ""
                 rows[f"{100 * share:.0f} % rest{place}"], _ = clock.ratio(step, plain)
         result[name] = {"plain_milliseconds": milliseconds, "ratio": rows}

@@ -5,8 +5,8 @@ Notable:
   bit, in the weights and in the optimizer's state: no momentum, no weight decay, no KL pull reaches them. So
   a step changes no more than it used, and what neurons learned of other material is not forgotten.
 - A neuron without firing has no gradient but the KL's: under protection it stays what it is until it fires.
-- Rows of embedding tables that no token read rest alike. Tables that a head is tied to get a gradient in
-  every row and are passed over.
+- Rows of embedding tables that no token read rest alike if asked (`tables`). Tables that a head is tied to
+  get a gradient in every row and are passed over.
 - Every rank has the same vitals, so the same rows move everywhere; nothing is read back from the device.
 """
 

@@ -100,7 +100,8 @@ def move_loop(rows: Any, update: Any, param: Any, constants: Any) -> None:
 def nonzero_loop(values: Any, nonzero: Any) -> None:
     """Which rows of [R, D] hold anything but zeros, into `nonzero` [R]."""
     for i in range(values.shape[0]):
-        found = False
-        for j in range(values.shape[1]):
-            found |= values[i, j] != 0
+        found = values.shape[1] > 0 and values[i, 0] != 0
+        if not found:  # without a way out in the middle the loop is vectorised
+            for j in range(1, values.shape[1]):
+                found |= values[i, j] != 0
         nonzero[i] = found
