@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 import sys
 import tempfile
@@ -54,13 +55,14 @@ class TakingTurns(Callback):
     with_it: list[float] = field(default_factory=list)
     without: list[float] = field(default_factory=list)
     tick_stalls: list[float] = field(default_factory=list)
+    cpu_with_it: list[float] = field(default_factory=list)
+    cpu_without: list[float] = field(default_factory=list)
     snapshot_stalls: list[float] = field(default_factory=list)
     other_stalls: list[float] = field(default_factory=list)
-    drawings: int = 0
 
     def __post_init__(self) -> None:
         self.dashboard = Dashboard(every_n_steps=2 * self.every)
-        self._start = 0.0
+        self._start = self._cpu_start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.dashboard.on_train_start(trainer, pl_module)
@@ -71,10 +73,12 @@ class TakingTurns(Callback):
         step = trainer.global_step
         window, place = divmod(step, self.every)
         if place == 0:
-            now = time.perf_counter()
+            now, cpu = time.perf_counter(), time.process_time()
             if window > 2:  # the first pair starts the drawing process and warms everything
-                (self.without if window % 2 == 0 else self.with_it).append(now - self._start)
-            self._start = now
+                seconds, cpu_seconds = now - self._start, cpu - self._cpu_start
+                (self.without if window % 2 == 0 else self.with_it).append(seconds)
+                (self.cpu_without if window % 2 == 0 else self.cpu_with_it).append(cpu_seconds)
+            self._start, self._cpu_start = now, cpu
         if window % 2:
             return
         before = time.perf_counter()
@@ -135,6 +139,7 @@ def measure(hidden: int, layers: int, rows: int, every: int, pairs: int) -> dict
             log_every_n_steps=10,
         )
         trainer.fit(module, DataLoader([batches[i % 8] for i in range(steps)], batch_size=None))
+    drawing = resource.getrusage(resource.RUSAGE_CHILDREN)  # it has ended
     ratios = [a / b for a, b in zip(turns.with_it, turns.without, strict=False)]
     return {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -143,6 +148,10 @@ def measure(hidden: int, layers: int, rows: int, every: int, pairs: int) -> dict
         "steps_between_drawings": every,
         "step_time_ratio_median": statistics.median(ratios),
         "step_time_ratios": [round(ratio, 3) for ratio in ratios],
+        "training_cpu_ratio_median": statistics.median(
+            a / b for a, b in zip(turns.cpu_with_it, turns.cpu_without, strict=False)
+        ),
+        "drawing_cpu_seconds": (drawing.ru_utime + drawing.ru_stime) / (len(turns.tick_stalls) + 1),
         "stall_ms_tick": 1e3 * statistics.median(turns.tick_stalls),
         "stall_ms_snapshot": 1e3 * statistics.median(turns.snapshot_stalls),
         "stall_ms_other_step": 1e3 * statistics.median(turns.other_stalls),

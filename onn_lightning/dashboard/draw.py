@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib import colormaps, rcParams
@@ -35,6 +37,8 @@ WHOLE = "#000000"
 MOST_IN_LEGEND = 12
 SMOOTHED_FROM = 150  # points; below, a curve is readable as it is
 COLUMNS = 3
+DPI = 100
+LABEL = 24  # letters of a name in a legend
 CHINESE = ("notosanscjk", "notosanssc", "sourcehansans", "wqy", "pingfang", "hiragino", "msyh", "simhei")
 """Beginnings of the names of font files, without spaces and dashes, the best first."""
 
@@ -66,17 +70,48 @@ def core_metrics(curves: Curves, title: str = "") -> Figure | None:
     panels = [(panel, keys) for panel, keys in panels if keys]
     if not panels:
         return None
-    columns = min(COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6 * columns, 3.1 * rows), layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=13)
+    figure, places = _grid(len(panels), COLUMNS, PANEL, title)
     end = max(curves.last_step, 1)
-    for place, (panel, keys) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    for axes, (panel, keys) in zip(places, panels, strict=True):
         _draw_panel(axes, panel, {key: curves.figures[key] for key in keys})
         axes.set_xlim(0, end * 1.02)
     return figure
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Room for one pair of axes, and what of it is left free for labels; inches."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+
+PANEL = _Cell(6.4, 3.1, left=0.85, right=1.9, bottom=0.45, top=0.35)
+HEATMAP = _Cell(8.0, 6.0, left=0.7, right=0.3, bottom=0.5, top=0.35)
+TITLE, SCALE = 0.35, 1.3  # inches above all cells, and right of all heatmaps
+
+
+def _grid(
+    count: int, columns: int, cell: _Cell, title: str, beside: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """Axes at fixed places: working out places that fit would cost as much as the drawing."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    width, height = columns * cell.width + beside, rows * cell.height + TITLE
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, fontsize=13, y=1 - 0.12 / height, va="top")
+    places = []
+    for number in range(count):
+        row, column = divmod(number, columns)
+        x, y = column * cell.width + cell.left, (rows - 1 - row) * cell.height + cell.bottom
+        inner = (cell.width - cell.left - cell.right, cell.height - cell.bottom - cell.top)
+        box = (x / width, y / height, inner[0] / width, inner[1] / height)
+        places.append(figure.add_axes(box))
+    return figure, places
 
 
 def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
@@ -92,9 +127,8 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
             style, width = "-", 1.3
         else:
             color, style, width = COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)], 1.5
-        name = label(key, line) if _in_legend(place, len(plain)) or line.bold else None
-        layer = 3 if line.bold else 2
-        _draw_curve(axes, curves[key], name, color=color, linestyle=style, linewidth=width, zorder=layer)
+        name = _shortened(label(key, line)) if _in_legend(place, len(plain)) or line.bold else None
+        _draw_curve(axes, curves[key], name, color=color, linestyle=style, linewidth=width)
     axes.set_title(panel.title, fontsize=11, loc="left")
     axes.set_ylabel(panel.unit, fontsize=9)
     axes.set_xlabel("step", fontsize=9)
@@ -110,6 +144,14 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
         axes.ticklabel_format(axis="y", useOffset=False)
     if len(curves) > 1 or label(*next(iter(lines.items()))) not in panel.title:
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
+
+
+def _shortened(name: str) -> str:
+    """So that it fits beside its axes; a Chinese character is as wide as two letters."""
+    widths = np.cumsum([2 if east_asian_width(character) in "WF" else 1 for character in name])
+    if not len(widths) or widths[-1] <= LABEL:
+        return name
+    return name[: int(np.searchsorted(widths, LABEL - 1, side="right"))] + "…"
 
 
 def _in_legend(place: int, count: int) -> bool:
@@ -155,36 +197,15 @@ def neurons(history: NeuronHistory, title: str = "") -> Figure | None:
     if not len(history):
         return None
     kinds = list(history.sections[-1].layout.kinds)
-    columns = min(2, len(kinds))
-    rows = -(-len(kinds) // columns)
-    figure = Figure(figsize=(8.5 * columns, 6.2 * rows), layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=13)
-    axes = [figure.add_subplot(rows, columns, place) for place in range(1, len(kinds) + 1)]
-    for kind, place in zip(kinds, axes, strict=True):
-        _draw_kind(place, history, kind)
-    _add_scale(figure, axes)
+    figure, places = _grid(len(kinds), 2, HEATMAP, title, beside=SCALE)
+    for axes, kind in zip(places, kinds, strict=True):
+        _draw_kind(axes, history, kind)
+    width = figure.get_size_inches()[0]
+    scale = figure.add_axes((1 - 1.1 / width, 0.25, 0.22 / width, 0.5))
+    figure.colorbar(places[0].images[-1], cax=scale, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    scale.set_ylabel("fraction of the tokens for which a neuron fired", fontsize=9)
+    scale.tick_params(labelsize=8)
     return figure
-
-
-def neurons_of_kind(history: NeuronHistory, kind: str) -> Figure:
-    """The heatmap of one kind of SBL alone.
-
-    Args:
-        history: of a run, not empty.
-        kind: one of those of its newest layout.
-    """
-    figure = Figure(figsize=(8.5, 5.5), layout="constrained")
-    axes = figure.add_subplot()
-    _draw_kind(axes, history, kind)
-    _add_scale(figure, [axes])
-    return figure
-
-
-def _add_scale(figure: Figure, axes: list[Axes]) -> None:
-    scale = figure.colorbar(axes[0].images[-1], ax=axes, shrink=0.6, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
-    scale.set_label("fraction of the tokens for which a neuron fired", fontsize=9)
-    scale.ax.tick_params(labelsize=8)
 
 
 def _draw_kind(axes: Axes, history: NeuronHistory, kind: str) -> None:
@@ -249,10 +270,10 @@ def _label_kind(axes: Axes, history: NeuronHistory, kind: str) -> None:
 # ---- files -------------------------------------------------------------------------------------------
 
 
-def png(figure: Figure, dpi: int = 100) -> bytes:
+def png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 

@@ -12,6 +12,7 @@ from onn_lightning.dashboard.histogram import Histogram
 
 CORE_METRICS = "core_metrics.png"
 NEURONS = "neurons.png"
+NEURONS_TAG = "neurons"  # of the same picture in TensorBoard
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Job:
         logs: folder of the CSV logs of all starts; None: no curves are drawn.
         history: arrays of the neuron history; None: no neurons are drawn.
         samples: values whose histograms are wanted, by tag.
-        images: whether the heatmaps are wanted as images too.
+        images: whether the heatmaps are wanted as an image too.
     """
 
     step: int

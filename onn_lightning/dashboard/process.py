@@ -5,7 +5,8 @@ Notable:
   training thread alone. It sleeps in system calls, so it does not hold the interpreter either.
 - One job at a time; while one is under way further ones are refused, not queued.
 - The process is a fresh interpreter, not a fork and not `multiprocessing`: it inherits no locks and no CUDA
-  context, and it does not run the user's script a second time. Its own session keeps Ctrl-C from it.
+  context, and it does not run the user's script a second time. Its own process group keeps Ctrl-C from it;
+  in a session of its own Linux would give it a whole share of the CPU, whatever its priority (autogroups).
 - A process that ended by itself is started again for the next job, and given up after `MOST_CRASHES` in a
   row.
 """
@@ -130,7 +131,7 @@ class DrawingProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            start_new_session=True,
+            process_group=0,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "agg"},
         )
 

@@ -20,9 +20,10 @@ from pathlib import Path
 
 from onn_lightning.dashboard import draw
 from onn_lightning.dashboard.curves import CurveReader
+from onn_lightning.dashboard.files import write_whole
 from onn_lightning.dashboard.heatmap import FILE, NeuronHistory, save_arrays
 from onn_lightning.dashboard.histogram import histogram
-from onn_lightning.dashboard.job import CORE_METRICS, NEURONS, Drawn, Image, Job
+from onn_lightning.dashboard.job import CORE_METRICS, NEURONS, NEURONS_TAG, Drawn, Image, Job
 
 PARENT_WATCH_SECONDS = 0.5
 
@@ -49,10 +50,7 @@ class Artist:
         if job.history is not None:
             arrays = job.history
             attempt(FILE, lambda: save_arrays(arrays, job.folder / FILE))
-            history = NeuronHistory.from_arrays(arrays)
-            attempt(NEURONS, lambda: _draw_neurons(job, history))
-            if job.images:
-                attempt("heatmaps", lambda: images.update(_heatmaps(history)))
+            attempt(NEURONS, lambda: images.update(_draw_neurons(job)))
         counted = {tag: histogram(values) for tag, values in job.samples.items()}
         histograms = {tag: counts for tag, counts in counted.items() if counts is not None}
         return Drawn(job.step, tuple(problems), histograms, images)
@@ -69,19 +67,16 @@ def _title(job: Job) -> str:
     return f"{job.folder.name}, step {job.step:,}"
 
 
-def _draw_neurons(job: Job, history: NeuronHistory) -> None:
-    figure = draw.neurons(history, _title(job))
-    if figure is not None:
-        draw.save(figure, job.folder / NEURONS)
-
-
-def _heatmaps(history: NeuronHistory) -> dict[str, Image]:
-    images = {}
-    for kind in history.sections[-1].layout.kinds if len(history) else ():
-        figure = draw.neurons_of_kind(history, kind)
-        width, height = (int(length) for length in figure.get_size_inches() * 100)
-        images[f"neurons/{kind}"] = Image(draw.png(figure), width, height)
-    return images
+def _draw_neurons(job: Job) -> dict[str, Image]:
+    """Write the picture; it comes back as an image too where that is asked for."""
+    assert job.history is not None
+    figure = draw.neurons(NeuronHistory.from_arrays(job.history), _title(job))
+    if figure is None:
+        return {}
+    png = draw.png(figure)
+    write_whole(job.folder / NEURONS, png)
+    width, height = (int(length) for length in figure.get_size_inches() * draw.DPI)
+    return {NEURONS_TAG: Image(png, width, height)} if job.images else {}
 
 
 def _end_with(parent: int) -> None:

@@ -64,7 +64,7 @@ def test_a_job_is_drawn_counted_and_answered(process: DrawingProcess, tmp_path: 
     assert (tmp_path / "neurons.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "core_metrics.png").exists()  # there are no logs
     assert len(NeuronHistory.load(tmp_path / "neurons.npz")) == 1
-    assert sorted(drawn.images) == ["neurons/down", "neurons/up"]
+    assert drawn.images["neurons"].png == (tmp_path / "neurons.png").read_bytes()
     counts = drawn.histograms.pop("gate/up")
     assert (counts.low, counts.high, counts.number, counts.total) == (0, 3, 3, 4)
     assert sum(counts.counts) == 3 and counts.limits[-1] == 3
