@@ -13,12 +13,11 @@ import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onn_lightning.cli.arguments import VerbParser
 from onn_lightning.cli.errors import UsageError
-from onn_lightning.cli.reshape import Model, check_output, read_model, size_of, way_on
+from onn_lightning.cli.reshape import Model, add_file_options, check_output, read_model, size_of, way_on
 
 if TYPE_CHECKING:
     import torch
@@ -70,9 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint file or run folder")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="checkpoint to write")
-    parser.add_argument("--force", action="store_true", help="replace the output if it is there")
+    add_file_options(parser)
 
     trunk = parser.add_argument_group("wider and deeper")
     trunk.add_argument(
@@ -96,15 +93,6 @@ def make_parser() -> argparse.ArgumentParser:
     tables.add_argument("--user_words", metavar="FILE", help="the same of words added to a word list")
     tables.add_argument("--max_words", type=int, metavar="N", help="keep this many words")
     tables.add_argument("--vocabulary", metavar="FILE", help="tokenizer.json with further characters")
-
-    parser.add_argument(
-        "--trust",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="PACKAGE",
-        help="packages from which the checkpoint may name modality classes (importing them runs their code)",
-    )
     return parser
 
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onn_lightning.cli.arguments import VerbParser
 from onn_lightning.cli.errors import UsageError
-from onn_lightning.cli.reshape import Model, check_output, read_model, size_of, way_on
+from onn_lightning.cli.reshape import Model, add_file_options, check_output, read_model, size_of, way_on
 
 if TYPE_CHECKING:
     from datamodules import OmniDataModule
@@ -72,9 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint file or run folder")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="checkpoint to write")
-    parser.add_argument("--force", action="store_true", help="replace the output if it is there")
+    add_file_options(parser)
 
     budget = parser.add_argument_group("budget, one or several; all of them hold afterwards")
     budget.add_argument("--parameters", type=amount, metavar="N", help="at most N trained numbers")
@@ -115,15 +112,6 @@ def make_parser() -> argparse.ArgumentParser:
         default=20,
         metavar="N",
         help="of each source; 0: measure nothing (default: 20)",
-    )
-
-    parser.add_argument(
-        "--trust",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="PACKAGE",
-        help="packages from which the checkpoint may name modality classes (importing them runs their code)",
     )
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 from collections.abc import Mapping
@@ -42,6 +43,21 @@ class Model:
         module = OmniModule(self.trunk, self.modalities)
         description.restore_weights(module, self.checkpoint, self.path)
         return module.eval()
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`, `--output`, `--force`, `--trust`."""
+    parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint file or run folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="checkpoint to write")
+    parser.add_argument("--force", action="store_true", help="replace the output if it is there")
+    parser.add_argument(
+        "--trust",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        help="packages from which the checkpoint may name modality classes (importing them runs their code)",
+    )
 
 
 def read_model(path: Path, trusted_packages: tuple[str, ...]) -> Model:
