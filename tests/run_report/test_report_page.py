@@ -195,7 +195,7 @@ def test_figures_of_any_name_have_a_chart(tmp_path: Path) -> None:
     names = ("val/1²/bits_per_byte", "train/½/x", "train/a\\1b/x", "lr-Adam/pg1", "val//x", "a/")
     write_logs(tmp_path, {name: [1.0, 2.0] for name in ("train/pi", *names)})
     strict = page_of(tmp_path)
-    assert "1², held out" in strict.text and "train/a\\1b/x" in strict.text and "Adam/pg1" in strict.text
+    assert "1², held out" in strict.text and "train/a\\1b/x" in strict.text and "pg1" in strict.text
 
 
 def saved_checkpoint(folder: Path, **changes: object) -> None:
