@@ -62,7 +62,7 @@ def trained(
 def test_weights_of_a_step_are_written_for_the_next(tmp_path: Path) -> None:
     """The published form, followed by hand from the losses; the configured weights hold in the first step."""
     module, keep = make_module(optimizer=moving, w_gate=0.25), Course()
-    callback = LossReweighting(w_gate=LossSigmoidWeight(), w_kl=FixedWeight(0.5), minimum_activation=0.0)
+    callback = LossReweighting(w_gate=LossSigmoidWeight(), w_kl=FixedWeight(0.5), minimum_firing=0.0)
     listener, _ = watch(BATCHES, tmp_path, module, callbacks=[callback, keep])
     losses = [float(vitals.main_loss) for vitals in listener.vitals]
     written = [1 - 1 / (1 + math.exp(-loss)) for loss in losses]
@@ -139,7 +139,7 @@ def test_broken_steps_leave_finite_weights(tmp_path: Path) -> None:
 
 def test_it_works_under_accumulation_once_a_step(tmp_path: Path) -> None:
     policy = ActivationTarget(target=0.3, rate=1.0, start=0.001, half_life=0.01, high=1.0)
-    callback = LossReweighting(w_gate=policy, minimum_loss=0.0, minimum_activation=0.0)
+    callback = LossReweighting(w_gate=policy, minimum_loss=0.0, minimum_firing=0.0)
     listener, _ = watch(BATCHES, tmp_path, callbacks=[callback], accumulate_grad_batches=4)
     grown = 0.001 * math.exp(sum(float(vitals.activation) - 0.3 for vitals in listener.vitals))
     assert len(listener.vitals) == 3

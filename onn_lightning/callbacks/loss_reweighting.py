@@ -37,8 +37,8 @@ class LossReweighting(Callback):
         w_gate: policy of the gate loss's weight; None: it stays what it is.
         w_kl: likewise of the KL term's.
         loss_weights: likewise of the modalities' losses.
-        minimum_activation: share of tokens; the gate loss is off while the sparsest SBL fires for less, and
-            at full strength above twice that. 0: no floor.
+        minimum_firing: share of its neurons that every SBL has to keep firing; the gate loss is off while one
+            has fewer, and at full strength where all have twice as many. 0: no floor.
         minimum_loss: nats of the main loss below which the gate loss fades in proportion. 0: it does not.
     """
 
@@ -47,12 +47,12 @@ class LossReweighting(Callback):
         w_gate: WeightPolicy | None = None,
         w_kl: WeightPolicy | None = None,
         loss_weights: ModalityPolicy | None = None,
-        minimum_activation: float = 0.05,
+        minimum_firing: float = 0.1,
         minimum_loss: float = 0.1,
     ) -> None:
         given = {"w_gate": w_gate, "w_kl": w_kl, "loss_weights": loss_weights}
         self.policies = nn.ModuleDict({name: policy for name, policy in given.items() if policy is not None})
-        self.gate_release = GateRelease(minimum_activation, minimum_loss)
+        self.gate_release = GateRelease(minimum_firing, minimum_loss)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the monitor; take the modalities' configured weights as their base.

@@ -185,7 +185,7 @@ def test_constants_come_from_the_config_and_state_from_the_checkpoint(
         (lambda: IntegrityBalance(low=1.5), "low <= 1"),
         (lambda: IntegrityBalance(strength=-1.0), ">= 0"),
         (lambda: FixedModalityWeights({"text": -1.0}), "'text'"),
-        (lambda: GateRelease(minimum_activation=0.9), "0 to 0.5"),
+        (lambda: GateRelease(minimum_firing=0.9), "0 to 0.5"),
         (lambda: GateRelease(minimum_loss=-1.0), "at least 0"),
     ],
 )
@@ -197,23 +197,31 @@ def test_impossible_constants_are_refused(make: Callable[[], WeightPolicy], mess
 # ---- the release of the gate loss ----------------------------------------------------------------
 
 
-def release(**figures: float | list[float]) -> float:
-    """Of a network of two SBLs of 2 and 4 neurons, with a floor of 0.1 and a loss of 0.2 nats."""
-    rule = GateRelease(minimum_activation=0.1, minimum_loss=0.2)
-    rule.prepare([2, 4])
+def release(sizes: list[int], **figures: float | list[float]) -> float:
+    """Of a network of two SBLs, with a floor of 0.2 and a loss of 0.2 nats."""
+    rule = GateRelease(minimum_firing=0.2, minimum_loss=0.2)
+    rule.prepare(sizes)
     return float(rule(vitals(**figures)))
 
 
-@pytest.mark.parametrize(("sparsest", "expected"), [(0.0, 0), (0.1, 0), (0.15, 0.5), (0.2, 1), (0.9, 1)])
-def test_the_sparsest_layer_decides_on_the_gate_loss(sparsest: float, expected: float) -> None:
-    """Means of the layers: one is at the given activation, its neurons far apart; the other at 0.95."""
-    neurons = [0.0, 2 * sparsest] + [0.95] * 4
-    assert release(neuron_activation=neurons) == pytest.approx(expected, abs=1e-5)
+@pytest.mark.parametrize(("firing", "expected"), [(0, 0), (20, 0), (25, 0.25), (30, 0.5), (40, 1), (100, 1)])
+def test_the_layer_with_the_fewest_firing_neurons_decides_on_the_gate_loss(
+    firing: int, expected: float
+) -> None:
+    """However rarely they fire: of 100 neurons in the second layer some do for one token in ten thousand."""
+    neurons = [0.5] * 50 + [1e-4] * firing + [0.0] * (100 - firing)
+    assert release([50, 100], neuron_activation=neurons) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("firing", "expected"), [(8, 0), (12, 0.5), (16, 1)])
+def test_a_small_layer_keeps_eight_neurons(firing: int, expected: float) -> None:
+    neurons = [0.5] * 16 + [0.5] * firing + [0.0] * (16 - firing)
+    assert release([16, 16], neuron_activation=neurons) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(0.0, 0), (0.05, 0.25), (0.2, 1), (7.0, 1), (1e30, 1)])
 def test_the_gate_loss_fades_with_the_main_loss(loss: float, expected: float) -> None:
-    assert release(main_loss=loss) == pytest.approx(expected)
+    assert release([2, 4], main_loss=loss) == pytest.approx(expected)
 
 
 @given(step=ANY_VITALS)
