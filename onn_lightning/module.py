@@ -56,7 +56,8 @@ class OmniModule(LightningModule):
         warmup_steps: steps over which the learning rate rises linearly to its peak.
         min_lr_ratio: learning rate at the end of the cosine, as a fraction of its peak.
         loss_weights: weight of each modality's loss in L_main, by name; 1 where absent.
-        w_gate: weight of the gate loss; `LossReweighting` sets it after every step.
+        w_gate: weight of the gate loss; `LossReweighting` sets it after every step, and keeps it from closing
+            the network for good, which a fixed weight here can do where data is learned by heart.
         w_kl: weight of the KL term.
         pi_alpha: how steep PI is; a number, or "activation_rate".
         pi_gamma: how much surprise counts in PI; a number, or "gate_threshold" (its softplus).
