@@ -9,15 +9,16 @@ Notable:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+from onn_lightning.optim.groups import require_fitting_state
 from onn_lightning.optim.row_kernels import Array, nonzero_rows
 
 
@@ -29,8 +30,8 @@ class MovesFiringRows(Protocol):
         """Say which rows the next step moves; see `FiringRows.set_firing`."""
 
 
-class FiringRows:
-    """What the optimizers that leave rows alone have in common: the masks of the coming step."""
+class FiringRows(torch.optim.Optimizer):
+    """What the optimizers that leave rows alone share: masks of the coming step, and saved states."""
 
     _firing: Mapping[nn.Parameter, Tensor] = MappingProxyType({})
 
@@ -52,10 +53,27 @@ class FiringRows:
                 )
         self._firing = firing
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore.
+
+        Raises:
+            ValueError: for a state of other parameter groups or shapes.
+        """
+        require_fitting_state(self, state_dict)
+        super().load_state_dict(state_dict)
+
     def _take_firing(self) -> LocalMasks:
         """The masks of this step, which no later step shall see."""
         firing, self._firing = self._firing, FiringRows._firing
         return LocalMasks(firing)
+
+
+def evaluated(closure: Callable[[], Any] | None) -> Any:
+    """The loss of the closure that a step is given, with its gradients; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 class LocalMasks:

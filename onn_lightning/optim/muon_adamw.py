@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onn_lightning.optim.groups import require_fitting_state
+from onn_lightning.optim.firing import FiringRows, evaluated
 from onn_lightning.optim.neuron_adamw import NeuronAdamW
 from onn_lightning.optim.neuron_muon import NeuronMuon
 
 
-class MuonAdamW(torch.optim.Optimizer):
+class MuonAdamW(FiringRows):
     """Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) for matrices, AdamW for the rest.
 
     Args:
@@ -72,17 +72,13 @@ class MuonAdamW(torch.optim.Optimizer):
         Raises:
             ValueError: for a state of other parameter groups or shapes.
         """
-        require_fitting_state(self, state_dict)
         super().load_state_dict(state_dict)
         self._share()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step of both parts."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for part in self._parts:
             part.step()
         return loss

@@ -21,8 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from onn_lightning.optim import row_formulas
-from onn_lightning.optim.firing import FiringRows, LocalMasks, local_part
-from onn_lightning.optim.groups import require_fitting_state
+from onn_lightning.optim.firing import FiringRows, LocalMasks, evaluated, local_part
 from onn_lightning.optim.row_kernels import AdamWRows, fits
 
 
@@ -64,15 +63,6 @@ class NeuronAdamW(FiringRows, torch.optim.AdamW):
         # only torch's own kernel could unscale gradients by the way, and Lightning would not clip any more
         self._step_supports_amp_scaling = False
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore.
-
-        Raises:
-            ValueError: for a state of other parameter groups or shapes.
-        """
-        require_fitting_state(self, state_dict)
-        super().load_state_dict(state_dict)
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step; the masks of `set_firing` serve it alone.
@@ -80,10 +70,7 @@ class NeuronAdamW(FiringRows, torch.optim.AdamW):
         Args:
             closure: reevaluates the model and returns the loss.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         masks = self._take_firing()
         loops: dict[torch.dtype, AdamWRows] = {}
         for group in self.param_groups:

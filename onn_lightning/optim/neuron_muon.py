@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from onn_lightning.optim import row_formulas
-from onn_lightning.optim.firing import FiringRows, LocalMasks, local_part
-from onn_lightning.optim.groups import require_fitting_state
+from onn_lightning.optim.firing import FiringRows, LocalMasks, evaluated, local_part
 from onn_lightning.optim.row_kernels import fits, momentum_rows, move_rows
 
 
@@ -44,15 +43,6 @@ class NeuronMuon(FiringRows, torch.optim.Muon):
             params, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore.
-
-        Raises:
-            ValueError: for a state of other parameter groups or shapes.
-        """
-        require_fitting_state(self, state_dict)
-        super().load_state_dict(state_dict)
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; the masks of `set_firing` serve it alone.
@@ -60,10 +50,7 @@ class NeuronMuon(FiringRows, torch.optim.Muon):
         Args:
             closure: reevaluates the model and returns the loss.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         masks = self._take_firing()
         for group in self.param_groups:
             for parameter in group["params"]:

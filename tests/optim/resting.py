@@ -58,6 +58,28 @@ def step_and_require_rest(
             assert torch.equal(changed, mask)
 
 
+def require_the_same_bits(
+    optimizer: Any,
+    ours: list[nn.Parameter],
+    reference: torch.optim.Optimizer,
+    theirs: list[nn.Parameter],
+    all_named: bool,
+) -> None:
+    """Steps of both on equal parameters and gradients; `all_named`: with masks of which every row fires."""
+    for step in range(STEPS):
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
+        if all_named:
+            optimizer.set_firing({p: torch.ones(len(p), dtype=torch.bool) for p in ours})
+        optimizer.step()
+        reference.step()
+    for one, other in zip(ours, theirs, strict=True):
+        for measured, expected in zip(
+            row_tensors(optimizer, one), row_tensors(reference, other), strict=True
+        ):
+            assert torch.equal(bits(measured), bits(expected))
+
+
 def adamw_row_by_row(
     start: Tensor, gradients: list[Tensor], masks: list[Tensor], lr: float, decay: float
 ) -> Tensor:

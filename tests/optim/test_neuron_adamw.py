@@ -15,6 +15,7 @@ from resting import (
     give_gradients,
     make_parameters,
     random_mask,
+    require_the_same_bits,
     row_tensors,
     step_and_require_rest,
     through_and_broken,
@@ -59,18 +60,7 @@ def test_a_negative_zero_and_a_broken_gradient_leave_resting_rows_alone() -> Non
 def test_without_resting_rows_it_is_torchs_fused_adamw_bit_for_bit(named: str) -> None:
     ours, theirs = make_parameters(*SHAPES), make_parameters(*SHAPES)
     optimizer, reference = NeuronAdamW(ours, lr=0.02), torch_adamw(theirs, lr=0.02, weight_decay=0.1)
-    for step in range(STEPS):
-        give_gradients(ours, step)
-        give_gradients(theirs, step)
-        if named == "all fire":
-            optimizer.set_firing({p: torch.ones(len(p), dtype=torch.bool) for p in ours})
-        optimizer.step()
-        reference.step()
-    for one, other in zip(ours, theirs, strict=True):
-        for measured, expected in zip(
-            row_tensors(optimizer, one), row_tensors(reference, other), strict=True
-        ):
-            assert torch.equal(bits(measured), bits(expected))
+    require_the_same_bits(optimizer, ours, reference, theirs, all_named=named == "all fire")
 
 
 def test_states_of_torchs_fused_adamw_are_taken_and_given() -> None:

@@ -15,6 +15,7 @@ from resting import (
     make_parameters,
     muon_on_gathered_rows,
     random_mask,
+    require_the_same_bits,
     row_tensors,
     size_of,
     step_and_require_rest,
@@ -50,18 +51,7 @@ def joint(parameters: list[nn.Parameter], lr: float = 0.1) -> MuonAdamW:
 def test_without_resting_rows_it_is_torchs_muon_bit_for_bit(named: str) -> None:
     ours, theirs = make_parameters(*SHAPES), make_parameters(*SHAPES)
     optimizer, reference = NeuronMuon(ours, lr=0.02), torch_muon(theirs, lr=0.02)
-    for step in range(STEPS):
-        give_gradients(ours, step)
-        give_gradients(theirs, step)
-        if named == "all fire":
-            optimizer.set_firing({p: torch.ones(len(p), dtype=torch.bool) for p in ours})
-        optimizer.step()
-        reference.step()
-    for one, other in zip(ours, theirs, strict=True):
-        for measured, expected in zip(
-            row_tensors(optimizer, one), row_tensors(reference, other), strict=True
-        ):
-            assert torch.equal(bits(measured), bits(expected))
+    require_the_same_bits(optimizer, ours, reference, theirs, all_named=named == "all fire")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
