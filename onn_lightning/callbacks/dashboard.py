@@ -185,10 +185,9 @@ class Dashboard(Callback):
         per_neuron: dict[str, Tensor] = {}
         if module.vitals is not None:
             per_neuron["activation"] = module.vitals.neuron_activation
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for monitor in callbacks:
-            if isinstance(monitor, PIMonitor) and monitor.lifetime_activation is not None:
-                per_neuron["lifetime_activation"] = monitor.lifetime_activation
+        monitor = PIMonitor.of(trainer)
+        if monitor is not None and monitor.lifetime_activation is not None:
+            per_neuron["lifetime_activation"] = monitor.lifetime_activation
         if images:
             self._image_step = trainer.global_step
         return _Tick(trainer.global_step, Samples(module.trunk, per_neuron), images)

@@ -77,8 +77,9 @@ class EmergencyPruning(ReshapingCallback):
         )
         if not self.budget.excess(measure(now, trunk, modalities, self.budget.row_length)):
             return False
-        monitors = [c for c in trainer.callbacks if isinstance(c, PIMonitor)]  # type: ignore[attr-defined]
-        now["callbacks"] = {monitor.state_key: monitor.state_dict() for monitor in monitors}
+        monitor = PIMonitor.of(trainer)
+        assert monitor is not None  # `setup` has required it
+        now["callbacks"] = {monitor.state_key: monitor.state_dict()}
         now[description.KEY] = description.describe(trunk, modalities, module.history)
         try:
             self._plan(now, trunk, modalities)

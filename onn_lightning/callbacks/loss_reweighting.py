@@ -13,24 +13,19 @@ Notable:
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 from torch.optim import Optimizer
 
-from onn_lightning.callbacks.pi_monitor import PIMonitor
-from onn_lightning.callbacks.policy_state import load_policies, policies_state
+from onn_lightning.callbacks.policies import PolicyCallback
 from onn_lightning.module import OmniModule
 from onn_lightning.regulation.gate_release import GateRelease
 from onn_lightning.regulation.modality_weights import ModalityPolicy
 from onn_lightning.regulation.weights import WeightPolicy
 
 
-class LossReweighting(Callback):
+class LossReweighting(PolicyCallback):
     """Sets `w_gate`, `w_kl` and the modalities' loss weights after every step.
 
     Args:
@@ -51,7 +46,7 @@ class LossReweighting(Callback):
         minimum_loss: float = 0.1,
     ) -> None:
         given = {"w_gate": w_gate, "w_kl": w_kl, "loss_weights": loss_weights}
-        self.policies = nn.ModuleDict({name: policy for name, policy in given.items() if policy is not None})
+        super().__init__({name: policy for name, policy in given.items() if policy is not None})
         self.gate_release = GateRelease(minimum_firing, minimum_loss)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -61,9 +56,9 @@ class LossReweighting(Callback):
             MisconfigurationException: without a monitor before this callback, or if a policy does not fit
             the run.
         """
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        PIMonitor.require_before(trainer, self)
         assert isinstance(pl_module, OmniModule)
         slices = pl_module.trunk.neuron_slices.values()
         self.gate_release.prepare([part.stop - part.start for part in slices])
@@ -76,10 +71,9 @@ class LossReweighting(Callback):
                 raise MisconfigurationException(str(error)) from error
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The policies' state lies where the vitals are made."""
-        # a copy: ranks spawned on one machine would share the memory of what they were given
-        self.policies = copy.deepcopy(self.policies).to(pl_module.device)
-        self.gate_release = copy.deepcopy(self.gate_release).to(pl_module.device)
+        """The policies' state, and the layout of the network, lie where the vitals are made."""
+        super().on_fit_start(trainer, pl_module)
+        self.gate_release.to(pl_module.device)
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -94,11 +88,3 @@ class LossReweighting(Callback):
             if name == "w_gate":
                 weight = weight * self.gate_release(pl_module.vitals)
             pl_module.get_buffer(name).copy_(weight)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the policies remember."""
-        return policies_state(self.policies)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
-        load_policies(self.policies, state_dict, type(self).__name__)

@@ -88,7 +88,7 @@ class NeuronProtection(Callback):
         if self.tables:
             firing |= {table: rows_with_gradient(gradient) for table, gradient in _read_tables(pl_module)}
         optimizer.set_firing(firing)
-        if (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+        if PIMonitor.logs_now(trainer):
             pl_module.log("train/firing_rows", fired.mean(dtype=torch.float32))
 
     def _fired(self, trainer: Trainer, vitals: Vitals) -> Tensor:
@@ -97,8 +97,8 @@ class NeuronProtection(Callback):
         fired = activation > 0
         if self.min_activation == 0:
             return fired
-        monitors = [c for c in trainer.callbacks if isinstance(c, PIMonitor)]  # type: ignore[attr-defined]
-        lifetime = monitors[0].lifetime_activation
+        monitor = PIMonitor.of(trainer)
+        lifetime = None if monitor is None else monitor.lifetime_activation
         if lifetime is None:
             return fired
         return fired & (activation >= self.min_activation * lifetime.to(activation))

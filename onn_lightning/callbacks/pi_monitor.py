@@ -78,6 +78,18 @@ class PIMonitor(Callback):
             f"onn_lightning.callbacks.PIMonitor before {name} in trainer.callbacks"
         )
 
+    @staticmethod
+    def of(trainer: Trainer) -> PIMonitor | None:
+        """The monitor of a trainer, where it has one."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        return next((callback for callback in callbacks if isinstance(callback, PIMonitor)), None)
+
+    @staticmethod
+    def logs_now(trainer: Trainer) -> bool:
+        """Whether a step whose optimizer has not moved yet is logged, by the trainer's rhythm."""
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (trainer.global_step + 1) % every == 0
+
     @property
     def fired_tokens_per_neuron(self) -> Tensor | None:
         """[N] float64: for how many tokens each neuron has fired since it exists; None before training."""
@@ -152,8 +164,7 @@ class PIMonitor(Callback):
         self._fired += torch.where(finite, totals.fired, 0.0)
         self._seen += torch.where(finite, totals.tokens, 0.0)
         self._means.update(torch.stack([getattr(vitals, name) for name in MEANS]), finite)
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (trainer.global_step + 1) % every == 0:
+        if self.logs_now(trainer):
             self._log(pl_module, vitals, totals)
 
     # ---- logging ---------------------------------------------------------------------------------

@@ -17,28 +17,26 @@ Notable:
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from onn_lightning.callbacks.pi_monitor import PIMonitor
-from onn_lightning.callbacks.policy_state import load_policies, policies_state
+from onn_lightning.callbacks.policies import PolicyCallback
 from onn_lightning.module import OmniModule
-from onn_lightning.optim import MuonAdamW, NeuronAdamW
-from onn_lightning.optim.neuron_muon import NeuronMuon
+from onn_lightning.optim.firing import FiringRows
 from onn_lightning.regulation.novelty_response import NoveltyResponse
 from onn_lightning.regulation.plasticity import FixedPlasticity, PlasticityPolicy
 
 DEFAULT = "default"
 
 
-class Plasticity(Callback):
+class Plasticity(PolicyCallback):
     """Multiplies the learning rate of every group by its policy's factor; logs `train/plasticity/<group>`.
 
     Args:
@@ -53,27 +51,13 @@ class Plasticity(Callback):
     ) -> None:
         if policy is None and groups is None:
             groups = {"matrix": NoveltyResponse(alarmed=0.1), "embedding": NoveltyResponse(alarmed=2.0)}
-        self.policies = nn.ModuleDict({DEFAULT: policy or FixedPlasticity(1.0), **(groups or {})})
+        super().__init__({DEFAULT: policy or FixedPlasticity(1.0), **(groups or {})})
         self._factors: list[Tensor] = []  # one a group, for a step that has not begun
         self._scheduled: list[Any] | None = (
             None  # the groups' own learning rates while the factors are in force
         )
         self._stepping = False
         self._hooks: list[RemovableHandle] = []
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the monitor.
-
-        Raises:
-            MisconfigurationException: without a monitor before this callback.
-        """
-        if stage == "fit":
-            PIMonitor.require_before(trainer, self)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The policies' state lies where the vitals are made."""
-        # a copy: ranks spawned on one machine would share the memory of what they were given
-        self.policies = copy.deepcopy(self.policies).to(pl_module.device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hook into the beginning and the end of the optimizer's steps.
@@ -111,7 +95,7 @@ class Plasticity(Callback):
         self._factors = [factors[name if name in factors else DEFAULT] for name in names]
         if self._stepping:
             self._apply(optimizer)
-        if (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+        if PIMonitor.logs_now(trainer):
             figures = zip(names, self._factors, strict=True)
             pl_module.log_dict({f"train/plasticity/{name}": factor for name, factor in figures})
 
@@ -156,16 +140,6 @@ class Plasticity(Callback):
         self._hooks = []
         self._factors = []
 
-    # ---- state -----------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the policies remember."""
-        return policies_state(self.policies)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
-        load_policies(self.policies, state_dict, type(self).__name__)
-
 
 def _names(optimizer: Optimizer) -> list[str]:
     """Names of the parameter groups; their numbers where they have none."""
@@ -175,7 +149,7 @@ def _names(optimizer: Optimizer) -> list[str]:
 def _usable(factors: list[Tensor], optimizer: Optimizer) -> list[Tensor | float]:
     """Factors as the groups' update rules take them: tensors on a CUDA device where that needs no reading."""
     usable: list[Tensor | float] = list(factors)
-    ours = isinstance(optimizer, NeuronAdamW | NeuronMuon | MuonAdamW)
+    ours = isinstance(optimizer, FiringRows)
     read = [
         number
         for number, group in enumerate(optimizer.param_groups)
