@@ -165,8 +165,6 @@ class OmniModule(LightningModule):
         entropies = [outputs[name].entropy if name in outputs else None for name in self.heads]
         self.last_step = StepRecord(
             main_loss=main_loss.detach(),
-            tau=tau,
-            prior_std=prior_std,
             kl=kl.detach(),
             surprise=output.auxiliary.surprise,
             activation=output.auxiliary.activation,

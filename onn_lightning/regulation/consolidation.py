@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from onn_lightning.regulation.moving_average import MovingAverage
-from onn_lightning.regulation.vitals import Vitals
+from onn_lightning.regulation.vitals import Vitals, is_share
 from onn_lightning.regulation.weights import WeightPolicy
 
 SMALLEST_LOSS, LARGEST_LOSS = 1e-2, 1e4
@@ -68,7 +68,7 @@ class ConsolidatingWeight(WeightPolicy):
 
     def forward(self, vitals: Vitals) -> Tensor:
         loss, activation = vitals.main_loss.float(), vitals.activation.float()
-        valid = loss.isfinite() & (activation >= 0) & (activation <= 1)
+        valid = vitals.finite & is_share(activation)
         log_loss = loss.clamp(SMALLEST_LOSS, LARGEST_LOSS).log()
         progress = self.slow_loss.update(log_loss, valid) - self.fast_loss.update(log_loss, valid)
         calm = (1 - progress.abs() / self.progress_scale).clamp(0, 1)

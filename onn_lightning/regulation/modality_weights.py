@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from onn_lightning.regulation.moving_average import MovingAverage
-from onn_lightning.regulation.vitals import Vitals
+from onn_lightning.regulation.vitals import Vitals, is_share
 
 
 class ModalityPolicy(nn.Module, ABC):
@@ -106,7 +106,7 @@ class IntegrityBalance(ModalityPolicy):
 
     def forward(self, vitals: Vitals) -> Tensor:
         pi = vitals.modality_pi
-        present = vitals.finite & (vitals.modality_targets > 0) & (pi >= 0) & (pi <= 1)
+        present = vitals.finite & (vitals.modality_targets > 0) & is_share(pi)
         wanted = torch.exp(-self.strength * self.integrity.update(pi, present))  # [H]
         mean = _mean_where(self.factors, present)
         shares = wanted * mean / _mean_where(wanted, present)

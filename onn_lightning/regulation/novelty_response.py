@@ -24,7 +24,7 @@ from torch import Tensor
 
 from onn_lightning.regulation.moving_average import MovingAverage
 from onn_lightning.regulation.plasticity import PlasticityPolicy
-from onn_lightning.regulation.vitals import Vitals
+from onn_lightning.regulation.vitals import Vitals, is_share
 
 
 class NoveltyResponse(PlasticityPolicy):
@@ -64,7 +64,7 @@ class NoveltyResponse(PlasticityPolicy):
 
     def forward(self, vitals: Vitals) -> Tensor:
         pi = vitals.pi.float()
-        valid = (pi >= 0) & (pi <= 1)
+        valid = vitals.finite & is_share(pi)
         # a PI of 0 or 1 counts as the end of the scale
         log_surprise = (-pi.clamp(torch.finfo(torch.float32).tiny, 1 - 1e-6).log()).log()
         known = self.habit.weight >= 0.5  # before that there is no habit to break with

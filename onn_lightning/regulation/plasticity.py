@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from onn_lightning.regulation.moving_average import MovingAverage
-from onn_lightning.regulation.vitals import Vitals
+from onn_lightning.regulation.vitals import Vitals, is_share
 
 LARGEST_LOSS = 1e4
 """Nats; losses above count as this one."""
@@ -131,7 +131,7 @@ class IntegrityPlasticity(PlasticityPolicy):
 
     def forward(self, vitals: Vitals) -> Tensor:
         pi, loss = vitals.pi.float(), vitals.main_loss.float()
-        valid = vitals.finite & (pi >= 0) & (pi <= 1)
+        valid = vitals.finite & is_share(pi)
         surprise = torch.log(self.floor - pi.clamp_min(torch.finfo(torch.float32).tiny).log())
         log_loss = torch.log(self.floor + loss.clamp(0, LARGEST_LOSS))
         novelty = self.fast_surprise.update(surprise, valid) - self.slow_surprise.update(surprise, valid)

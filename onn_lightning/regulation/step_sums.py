@@ -26,8 +26,6 @@ class StepRecord:
 
     Args:
         main_loss: L_main of this micro-batch, nats.
-        tau: entropy of its predictions, nats.
-        prior_std: standard deviation of the KL's prior.
         kl: KL term, nats.
         surprise: [N] leaf; its `.grad` holds S of every neuron once backward has run.
         activation: [N] fraction of the tokens for which each neuron fired.
@@ -37,8 +35,6 @@ class StepRecord:
     """
 
     main_loss: Tensor
-    tau: Tensor
-    prior_std: Tensor
     kl: Tensor
     surprise: Tensor
     activation: Tensor

@@ -68,3 +68,8 @@ class Vitals:
     def finite(self) -> Tensor:
         """Scalar bool: whether loss, tau and the surprise of every neuron are finite."""
         return torch.isfinite(self.main_loss + self.tau + self.surprise)
+
+
+def is_share(figure: Tensor) -> Tensor:
+    """Whether a figure lies in [0, 1], as a PI and an activation rate must; NaN does not."""
+    return (figure >= 0) & (figure <= 1)

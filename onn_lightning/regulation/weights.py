@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from onn_lightning.regulation.moving_average import MovingAverage
-from onn_lightning.regulation.vitals import Vitals
+from onn_lightning.regulation.vitals import Vitals, is_share
 
 
 class WeightPolicy(nn.Module, ABC):
@@ -136,7 +136,7 @@ class IntegrityWeight(_HeldWeight):
 
     def forward(self, vitals: Vitals) -> Tensor:
         low, high = self.bounds
-        return self._hold(low + (high - low) * vitals.pi_ema, vitals.finite & _is_share(vitals.pi_ema))
+        return self._hold(low + (high - low) * vitals.pi_ema, vitals.finite & is_share(vitals.pi_ema))
 
 
 class ActivationTarget(WeightPolicy):
@@ -191,21 +191,16 @@ class ActivationTarget(WeightPolicy):
         self.fast_pi, self.slow_pi = (MovingAverage(steps) for steps in quality_half_lives)
 
     def forward(self, vitals: Vitals) -> Tensor:
-        valid = vitals.finite & _is_share(vitals.activation)
+        valid = vitals.finite & is_share(vitals.activation)
         before, known = self.activation.value, self.activation.weight > 0
         activation = self.activation.update(vitals.activation, valid)
         change = torch.where(known, activation - before, 0.0)
         error = activation + self.horizon * change - self.target
         if self.quality_margin is not None:
-            seen = valid & _is_share(vitals.pi)
+            seen = valid & is_share(vitals.pi)
             fast, slow = (average.update(vitals.pi, seen) for average in (self.fast_pi, self.slow_pi))
             error = torch.where(fast < (1 - self.quality_margin) * slow, -self.target, error)
         low, high = self.bounds
         moved = (self.log_weight + self.rate * error).clamp(math.log(low), math.log(high))
         self.log_weight.copy_(torch.where(valid, moved, self.log_weight))
         return self.log_weight.exp().clamp(low, high)  # exp(log(high)) may round to above high
-
-
-def _is_share(figure: Tensor) -> Tensor:
-    """Whether a figure lies in [0, 1]; NaN does not."""
-    return (figure >= 0) & (figure <= 1)
