@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 PARTIAL_SUFFIX = ".partial"
 _BUFFER_BYTES = 1 << 20
@@ -31,6 +32,11 @@ class DurableFile:
         self._beside = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
         with self._explained():
             self._file = open(self._beside, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115  # see `commit`
+
+    @property
+    def stream(self) -> IO[bytes]:
+        """What is written to."""
+        return self._file
 
     def write(self, data: bytes | memoryview) -> None:
         """Append."""
@@ -66,6 +72,22 @@ class DurableFile:
                 f"cannot write '{self.path}' ({error.strerror}): make room or correct the permissions, "
                 "then run the same command again; files that were finished before are intact",
             ) from error
+
+
+@contextmanager
+def durable_stream(path: Path) -> Iterator[IO[bytes]]:
+    """A file for a library that writes to one: complete under its name after the block, or not there.
+
+    Raises:
+        OSError: as `DurableFile`; of what the library writes, as it said it.
+    """
+    file = DurableFile(path)
+    try:
+        yield file.stream
+    except BaseException:
+        file.discard()
+        raise
+    file.commit()
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from datamodules.prepared.durable import durable_stream
 
 
 def write(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -19,18 +20,5 @@ def write(checkpoint: Mapping[str, Any], path: Path) -> None:
     Raises:
         OSError: if the disk is full or cannot be written; what was there before is intact.
     """
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        with open(beside, "wb") as file:
-            torch.save(dict(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with durable_stream(path) as stream:
+        torch.save(dict(checkpoint), stream)
