@@ -179,11 +179,6 @@ def plan(parts: Iterable[str], seeds: Iterable[int], data: Path) -> list[Run]:
     return runs
 
 
-def execute(run: Run) -> dict[str, float]:
-    """The figures of one run."""
-    return PARTS[run.part](run)
-
-
 def table(results: dict[Run, dict[str, float]]) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Part (and pair) -> what is compared -> figure -> its value for every seed."""
     rows: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -215,7 +210,7 @@ def main() -> None:
     ]
     results: dict[Run, dict[str, float]] = {}
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(execute, run): run for run in runs}
+        futures = {pool.submit(PARTS[run.part], run): run for run in runs}
         for number, future in enumerate(as_completed(futures), start=1):
             run = futures[future]
             results[run] = future.result()

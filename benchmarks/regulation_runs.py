@@ -190,27 +190,19 @@ class Held(Callback):
     Args:
         held_out: [n, 3] features by name of the domain.
         setting: length of the rows, steps of a stage.
-        every: further readings within a stage, in steps; 0: none.
     """
 
     held_out: Mapping[str, Tensor]
     setting: Setting
-    every: int = 0
     stages: list[dict[str, float]] = field(default_factory=list)
-    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate at a stage's end."""
         assert isinstance(pl_module, OmniModule)
-        step = trainer.global_step
-        at_end = step % self.setting.steps == 0
-        if at_end or (self.every and step % self.every == 0):
-            figures = self.evaluate(pl_module)
-            self.curve.append((step, figures))
-            if at_end:
-                self.stages.append(figures)
+        if trainer.global_step % self.setting.steps == 0:
+            self.stages.append(self.evaluate(pl_module))
 
     @torch.no_grad()
     def evaluate(self, module: OmniModule) -> dict[str, float]:
