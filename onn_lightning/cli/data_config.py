@@ -1,9 +1,13 @@
-"""The DataModule of a training config, built without its model and trainer."""
+"""What a training config describes, built without a trainer: its data, or data and model without memory."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from datamodules import OmniDataModule
 from onn_lightning.cli.config_files import bundled_list
@@ -11,6 +15,7 @@ from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargpar
 from onn_lightning.cli.errors import UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.lightning_cli import OmniArgumentParser
+from onn_lightning.module import OmniModule
 
 OTHER_KEYS = {
     "model": dict,  # a plain dict: with `Any`, jsonargparse would build the classes that it names
@@ -37,11 +42,67 @@ def build_data(prog: str, configs: Sequence[str], overrides: Sequence[str]) -> O
         UsageError: if a config or an override is wrong; one line with the place.
         ValueError, TypeError: what a constructor says against its arguments.
     """
+    parser = _parser(prog)
+    for key, kind in OTHER_KEYS.items():
+        parser.add_argument(f"--{key}", type=kind)
+    data: OmniDataModule = _built(parser, configs, overrides).data
+    return data
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A training run without its trainer.
+
+    Args:
+        data: the DataModule; nothing of its sources was read.
+        model: the module, its parameters on the meta device.
+        trainer: arguments of the trainer as the config gives them.
+    """
+
+    data: OmniDataModule
+    model: OmniModule
+    trainer: Mapping[str, Any]
+
+
+def build_outline(prog: str, configs: Sequence[str], overrides: Sequence[str]) -> Outline:
+    """Make data and model as `onn fit` would, but without memory for the parameters.
+
+    Args, raises: as `build_data`.
+    """
+    parser = _parser(prog)
+    parser.add_lightning_class_args(OmniModule, "model", subclass_mode=True)
+    parser.link_arguments(
+        "data",
+        "model.init_args.modalities",
+        compute_fn=lambda data: data.modalities,
+        apply_on="instantiate",
+    )
+    for key, kind in OTHER_KEYS.items():
+        if key != "model":
+            parser.add_argument(f"--{key}", type=kind)
+    built = _built(parser, configs, overrides, [(_on_meta_device, OmniModule, True)])
+    return Outline(built.data, built.model, built.trainer or {})
+
+
+def _on_meta_device(module: type[OmniModule], *args: Any, **kwargs: Any) -> OmniModule:
+    with torch.device("meta"):
+        return module(*args, **kwargs)
+
+
+def _parser(prog: str) -> OmniArgumentParser:
     parser = OmniArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ConfigFile)
     parser.add_lightning_class_args(OmniDataModule, "data", subclass_mode=True)
-    for key, kind in OTHER_KEYS.items():
-        parser.add_argument(f"--{key}", type=kind)
+    return parser
+
+
+def _built(
+    parser: OmniArgumentParser,
+    configs: Sequence[str],
+    overrides: Sequence[str],
+    instantiators: Sequence[tuple[Any, type, bool]] = (),
+) -> Any:
+    """Everything that the config names, instantiated; `instantiators` as jsonargparse takes them."""
     arguments = [argument for config in configs for argument in ("--config", config)]
     arguments += overrides
     try:
@@ -53,10 +114,9 @@ def build_data(prog: str, configs: Sequence[str], overrides: Sequence[str]) -> O
             line = f"no --config given ({bundled_list()}); {line}"
         raise UsageError(line) from error
     try:
-        data: OmniDataModule = parser.instantiate(parsed).data
+        return parser.instantiate(parsed, instantiators=instantiators)
     except (ValueError, TypeError) as error:
         stated = first_outside_jsonargparse(error)
         if stated is error:
             raise
         raise stated from stated.__cause__
-    return data
