@@ -18,6 +18,7 @@ import logging
 import math
 from collections.abc import Mapping
 from itertools import islice
+from typing import NoReturn
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -129,6 +130,18 @@ class OmniDataModule(LightningDataModule):
             num_workers,
         )
         self._collator: Collator | None = None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: object, *_: object, **__: object) -> NoReturn:
+        """Refused: Lightning's own makes an object as the file says it, which nobody should trust.
+
+        Raises:
+            RuntimeError: always; says how data goes on from a checkpoint.
+        """
+        raise RuntimeError(
+            f"{checkpoint_path}: data is not made from a checkpoint; make {cls.__name__} from its config, "
+            "and `trainer.fit(..., ckpt_path=...)` (onn fit --resume) sets it to the place in the file"
+        )
 
     @property
     def bad_samples(self) -> dict[str, int]:

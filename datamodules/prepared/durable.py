@@ -52,7 +52,7 @@ class DurableFile:
                 self._file.close()
                 os.replace(self._beside, self.path)
                 _flush_folder(self.path.parent)
-        except OSError:
+        except BaseException:  # an interrupt among them
             self.discard()
             raise
 

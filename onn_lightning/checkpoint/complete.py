@@ -1,16 +1,41 @@
-"""Which checkpoints of a run folder are complete, told without reading them.
+"""Which checkpoints of a run folder are complete and intact, told without loading them.
 
-Notable: a checkpoint counts only once it is complete; a torn `last.ckpt` is passed over in favour of
-the newest one that is whole. Standard library only: whoever looks into run folders need not load torch.
+Notable:
+- A checkpoint counts only once it is complete; a torn `last.ckpt` is passed over in favour of the newest one
+  that is whole.
+- Complete is told by the end of a file; intact by the checksums of all its bytes, which are read once.
+- Standard library only: whoever looks into run folders need not load torch.
 """
 
 from __future__ import annotations
 
+import logging
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, in the run folder."""
+
+TENSORS = "data/"
+"""Beginning of the names of records that hold the bytes of tensors."""
+
+_log = logging.getLogger(__name__)
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Damage:
+    """The first part of a checkpoint file that is not what was written.
+
+    Args:
+        record: its name in the archive: "data.pkl" or "data/<number>".
+        num_tensors: records in the archive that hold tensors.
+    """
+
+    record: str
+    num_tensors: int
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -19,10 +44,30 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Args:
         folder: the run folder.
     """
-    found = (folder / CHECKPOINTS).glob("*.ckpt")
-    complete = [path for path in found if is_complete(path)]
-    # last.ckpt is written right after the numbered checkpoint of the same step: later name breaks the tie
-    return max(complete, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+    return next(iter(_newest_first(folder)), None)
+
+
+def newest_intact_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint whose bytes are those that were written, None where there is none.
+
+    Reads the file, and older ones only where it is damaged, which is logged.
+
+    Args:
+        folder: the run folder.
+    """
+    for path in _newest_first(folder):
+        if path.is_dir():  # sharded: whoever loads it looks at its files
+            return path
+        try:
+            with path.open("rb") as file:
+                damage = damage_in(file)
+        except (OSError, zipfile.BadZipFile) as error:
+            _log.warning("%s is passed over: it cannot be read (%s)", path, error)
+            continue
+        if damage is None:
+            return path
+        _log.warning("%s is passed over: its record '%s' is damaged (checksum)", path, damage.record)
+    return None
 
 
 def is_complete(path: Path) -> bool:
@@ -30,3 +75,36 @@ def is_complete(path: Path) -> bool:
     if path.is_dir():  # sharded: its index is written last
         return (path / ".metadata").is_file()
     return zipfile.is_zipfile(path)  # torch writes zip files, whose directory stands at the end
+
+
+def damage_in(file: IO[bytes]) -> Damage | None:
+    """Compare a checkpoint file with the checksums that it holds.
+
+    Args:
+        file: open, at any place.
+    Returns:
+        None if all is as it was written, and for files of before torch wrote archives.
+    Raises:
+        zipfile.BadZipFile: if the archive's own directory is damaged.
+        OSError: if the file cannot be read.
+    """
+    file.seek(0)
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as archive:
+        records = {entry: entry.filename.partition("/")[2] for entry in archive.infolist()}
+        for entry, record in records.items():
+            try:
+                with archive.open(entry) as stream:
+                    while stream.read(_CHUNK):
+                        pass
+            except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError):
+                return Damage(record, sum(name.startswith(TENSORS) for name in records.values()))
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = (folder / CHECKPOINTS).glob("*.ckpt")
+    complete = [path for path in found if is_complete(path)]
+    # last.ckpt is written right after the numbered checkpoint of the same step: later name breaks the tie
+    return sorted(complete, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)

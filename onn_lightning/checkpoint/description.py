@@ -1,7 +1,7 @@
 """A module described as plain data inside its checkpoint, and made again from it.
 
 Notable:
-- Files are read with `weights_only=True`, without a fall-back: nothing in them is executed.
+- Nothing in a file is executed (`reading.py`).
 - A class named inside a file is imported only from our own packages or from those the caller trusts:
   importing a module runs it.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from onn_lightning.checkpoint import reading
+from onn_lightning.checkpoint.reading import CheckpointError, first_line
 from onn_lightning.modality import Modality
 from onn_lightning.nn import SBLForm, TrunkConfig, YarnScaling
 
@@ -26,10 +27,6 @@ KEY = "onn_lightning"
 
 FORMAT = 1
 OUR_PACKAGES = ("onn_lightning", "datamodules")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used: the message names the file, the reason and the remedy."""
 
 
 def describe(
@@ -91,28 +88,16 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def read(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
-    """Read a checkpoint without executing anything in it.
+    """Read a checkpoint of ours: nothing in it is executed, its checksums are compared.
 
     Args:
         path: its file.
         map_location: device to load to.
-        mmap: leave the numbers of tensors in the file until they are used; to the CPU only.
+        mmap: leave the numbers of tensors in the file until they are used, not compared; to the CPU only.
     Raises:
-        CheckpointError: if the file is missing, damaged, or holds more than plain data and tensors.
+        CheckpointError: if the file is missing, damaged, not ours, or holds more than plain data and tensors.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; training writes them to <run>/checkpoints/")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: not loaded, it holds more than tensors and plain data or is damaged "
-            f"({_first_line(error)}); take an intact checkpoint of `onn fit`"
-        ) from error
-    except Exception as error:  # a damaged pickle can make its reader fail in any way
-        raise CheckpointError(
-            f"{path}: unreadable ({_first_line(error)}); it may be truncated: take an older checkpoint"
-        ) from error
+    checkpoint = reading.load(path, map_location, mmap)
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of onn_lightning (no '{KEY}' entry)")
     return checkpoint
@@ -149,7 +134,7 @@ def restore(
         return trunk, modalities
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: its description of the model cannot be used ({_first_line(error)}); take an intact "
+            f"{path}: its description of the model cannot be used ({first_line(error)}); take an intact "
             "checkpoint, or install the version that wrote it"
         ) from error
 
@@ -184,11 +169,6 @@ def restore_weights(module: nn.Module, checkpoint: Mapping[str, Any], path: str 
             f"{path}: its weights do not fit the model it describes ({lines[:300]}); take an intact "
             "checkpoint"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _make(entry: Mapping[str, Any], path: str | Path, packages: tuple[str, ...]) -> Modality:

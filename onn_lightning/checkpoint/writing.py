@@ -1,4 +1,8 @@
-"""A checkpoint written by hand, outside training: complete under its name, or not there at all."""
+"""Writing a checkpoint file: complete under its name, or not there at all.
+
+Notable: where a write fails, torch goes on to close its archive, which fails for another reason; what is
+told is the first one.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,27 @@ def write(checkpoint: Mapping[str, Any], path: Path) -> None:
         path: in a folder that exists.
     Raises:
         OSError: if the disk is full or cannot be written; what was there before is intact.
+        KeyboardInterrupt: if the user stops it; what was there before is intact.
     """
     with durable_stream(path) as stream:
-        torch.save(dict(checkpoint), stream)
+        try:
+            torch.save(dict(checkpoint), stream)
+        except (OSError, RuntimeError) as error:
+            reason = _first_reason(error)
+            if isinstance(reason, OSError):
+                raise OSError(
+                    reason.errno,
+                    f"cannot write '{path}' ({reason.strerror}): make room or correct the permissions, then "
+                    "run the same command again; checkpoints that were finished before are intact",
+                ) from error
+            if isinstance(reason, KeyboardInterrupt):
+                raise reason from None
+            raise
+
+
+def _first_reason(error: BaseException) -> BaseException | None:
+    """The failed write or the interrupt that led to an error, None where it is neither."""
+    reason: BaseException | None = error
+    while not isinstance(reason, OSError | KeyboardInterrupt | None):
+        reason = reason.__context__
+    return reason

@@ -90,9 +90,9 @@ def find_checkpoint(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    from onn_lightning.checkpoint.complete import CHECKPOINTS, newest_checkpoint
+    from onn_lightning.checkpoint.complete import CHECKPOINTS, newest_intact_checkpoint
 
-    newest = newest_checkpoint(path)
+    newest = newest_intact_checkpoint(path)
     if newest is None:
         raise UsageError(
             f"--checkpoint {path}: no complete checkpoint in {path / CHECKPOINTS}; give a run folder of "

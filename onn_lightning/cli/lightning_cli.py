@@ -8,7 +8,8 @@ Notable:
   afresh where there is none; the other verbs read that checkpoint unless told otherwise.
 - Where a callback has reshaped the network in mid-run, everything is built anew around the checkpoint that
   it left, and trained on; a checkpoint of such a run decides about the model's shape (`reshaped_runs.py`).
-- Checkpoints are loaded with `weights_only`: no code runs out of a file.
+- Checkpoints are written whole or not at all, and read without running anything out of them
+  (`DurableCheckpointIO`), unless the config brings a CheckpointIO of its own.
 - Every mistake in a config becomes a `UsageError` of one line (`explain.py`).
 """
 
@@ -28,7 +29,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from onn_lightning import __version__
-from onn_lightning.checkpoint.complete import CHECKPOINTS, is_complete, newest_checkpoint
+from onn_lightning.callbacks.durable_io import with_durable_io
+from onn_lightning.checkpoint.complete import (
+    CHECKPOINTS,
+    is_complete,
+    newest_checkpoint,
+    newest_intact_checkpoint,
+)
 from onn_lightning.cli.allocator import keep_freed_memory
 from onn_lightning.cli.config_files import bundled_list
 from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
@@ -156,11 +163,21 @@ class OmniCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the checkpoint before anything expensive is built."""
         config = self.config[self._verb]
+        if config.weights_only is False:
+            raise UsageError(
+                "--weights_only false would run whatever code is in a checkpoint file: it is always true "
+                "here; leave it out"
+            )
         self._checkpoint = config.ckpt_path
         by_default = self._verb != "fit" or config.resume
         if config.ckpt_path == "last" or (config.ckpt_path is None and by_default):
-            newest = newest_checkpoint(self.run_folder)
+            newest = newest_intact_checkpoint(self.run_folder)
             self._checkpoint = None if newest is None else str(newest)
+            if newest is None and newest_checkpoint(self.run_folder) is not None:
+                raise UsageError(
+                    f"every checkpoint in {self.run_folder / CHECKPOINTS} is damaged (checksums): bring "
+                    "an intact one back, or start anew under another name (--run)"
+                )
             if newest is None and self._verb != "fit":
                 raise UsageError(
                     f"no checkpoint in {self.run_folder / CHECKPOINTS}: train first (onn fit), "
@@ -203,6 +220,7 @@ class OmniCLI(LightningCLI):
             kwargs["logger"] = default_loggers(self.run_folder)
         given = trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
+        kwargs["plugins"] = with_durable_io(trainer.plugins, trainer.strategy)
         kwargs["callbacks"] = [*with_monitor(given), *default_callbacks(given, trainer.as_dict())]
         try:
             return super().instantiate_trainer(**kwargs)
@@ -230,8 +248,7 @@ class OmniCLI(LightningCLI):
         self.trainer.predict(**self._with_checkpoint(kwargs))
 
     def _with_checkpoint(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        weights_only = True if kwargs["weights_only"] is None else kwargs["weights_only"]
-        return {**kwargs, "ckpt_path": self._checkpoint, "weights_only": weights_only}
+        return {**kwargs, "ckpt_path": self._checkpoint, "weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:

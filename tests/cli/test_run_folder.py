@@ -165,7 +165,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(onn: Onn, write_config: Wri
     torch.save({"state_dict": Evil()}, "evil.ckpt")
     outcome = onn("test", "--config", write_config(), "--ckpt_path=evil.ckpt")
     assert outcome.code == 1
-    assert outcome.error_line.startswith("the checkpoint is damaged or holds more than plain data")
+    assert outcome.error_line.startswith("evil.ckpt: not loaded, it holds more than tensors and plain data")
     assert not (folder / "pwned").exists()
 
 
