@@ -45,6 +45,7 @@ VERBS = {
     "prepare": Verb("onn_lightning.cli.prepare", "raw corpora -> a prepared data set"),
     "inspect": Verb("onn_lightning.cli.inspect", "what the batches of a config really hold"),
     "tokenizer": Verb("onn_lightning.cli.tokenizer", "characters and words: build, report, encode, decode"),
+    "estimate": Verb("onn_lightning.cli.estimate", "what a config needs: parameters, memory, tokens a day"),
     "fit": Verb(_LIGHTNING, "train a model", takes_verb=True),
     "validate": Verb(_LIGHTNING, "one pass over the validation data", takes_verb=True),
     "test": Verb(_LIGHTNING, "held-out results of a trained model", takes_verb=True),

@@ -1,0 +1,148 @@
+"""`onn estimate`: what a config needs, before anything is trained or read.
+
+Notable:
+- Only shapes are computed; data need not be there. Activations are those without checkpointing.
+- Reading the options needs no torch: `--help` and mistyped options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from onn_lightning.cli.arguments import VerbParser
+from onn_lightning.cli.errors import UsageError
+from onn_lightning.cli.prune import amount
+
+if TYPE_CHECKING:
+    from onn_lightning.estimate.run import Estimate
+
+EXAMPLES = """examples:
+  onn estimate --config omni_3b --gpus 8 --gpu-memory 80 --gpu h100
+  onn estimate --config quickstart --peak-tflops 0.2 --json
+  onn estimate --config omni_3b --data.init_args.row_length 8192
+
+Further options change the config, as those of `onn fit` do. GB are 10^9 bytes.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of `onn estimate`."""
+    parser = VerbParser(
+        "estimate",
+        description="Parameters, operations, memory of a GPU and tokens a day of a training config.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE", help="training config; repeatable"
+    )
+    parser.add_argument("--gpus", type=amount, default=1, metavar="N", help="of the whole run (default: 1)")
+    parser.add_argument("--gpu-memory", type=amount, metavar="GB", help="of one GPU: says what fits")
+    parser.add_argument("--gpu", metavar="NAME", help="h100, h200, a100, l40s or a10: its bfloat16 peak")
+    parser.add_argument("--peak-tflops", type=amount, metavar="N", help="peak of any other device")
+    parser.add_argument("--mfu", type=amount, default=0.4, help="share of the peak reached (default: 0.4)")
+    parser.add_argument("--json", action="store_true", help="the same numbers as JSON")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `onn estimate`.
+
+    Args:
+        arguments: what follows the verb.
+    Returns:
+        The exit code.
+    """
+    options, overrides = make_parser().parse_known_args(arguments)
+    foreign = [word for word in overrides if word.startswith("-") and not _changes_config(word)]
+    if foreign:
+        raise UsageError(f"unrecognized arguments: {foreign[0]}; `onn estimate --help` lists the options")
+    if options.gpus != int(options.gpus):
+        raise UsageError(f"--gpus {options.gpus}: give a whole number")
+    if options.mfu > 1:
+        raise UsageError(f"--mfu {options.mfu}: it is a share, at most 1")
+
+    from onn_lightning.cli.data_config import build_outline
+    from onn_lightning.estimate.activations import PRECISIONS
+    from onn_lightning.estimate.run import PEAKS, estimate
+
+    if options.gpu is not None and options.gpu.lower() not in PEAKS:
+        raise UsageError(f"--gpu {options.gpu}: known are {', '.join(PEAKS)}; else give --peak-tflops")
+    peak = None if options.gpu is None else PEAKS[options.gpu.lower()]
+    peak = peak if options.peak_tflops is None else options.peak_tflops * 1e12
+    outline = build_outline("onn estimate", options.config, overrides)
+    precision = str(outline.trainer.get("precision") or "32-true")
+    if precision not in PRECISIONS:
+        raise UsageError(f"trainer.precision {precision}: estimated are {', '.join(PRECISIONS)}")
+    data = outline.data
+    found = estimate(
+        outline.model,
+        data.rows_per_batch,
+        data.row_length,
+        PRECISIONS[precision],
+        int(options.gpus),
+        peak,
+        options.mfu,
+    )
+    header = f"{data.rows_per_batch} x {data.row_length:,} tokens a GPU and pass, {precision}"
+    if options.json:
+        print(json.dumps(_as_json(found, options.gpu_memory), indent=1))
+    else:
+        print("\n".join(_as_text(found, header, options)))
+    return 0
+
+
+def _changes_config(word: str) -> bool:
+    return word.split(".")[0].split("=")[0] in ("--data", "--model", "--trainer")
+
+
+def _as_json(found: Estimate, memory: float | None) -> dict[str, Any]:
+    totals = {name: {**asdict(states), "peak": found.peak(name)} for name, states in found.states.items()}
+    for name, total in totals.items():
+        if memory is not None:
+            total["fits"] = found.peak(name) <= memory * 1e9
+    return {**asdict(found), "states": totals, "step": {**asdict(found.step), "peak": found.step.peak}}
+
+
+def _as_text(found: Estimate, header: str, options: argparse.Namespace) -> list[str]:
+    total = sum(found.parameters.values())
+    lines = [f"parameters{total:>28,}"]
+    lines += [f"  {name:<20}{n:>16,}{n / total:>8.1%}" for name, n in found.parameters.items()]
+    lines += [
+        "",
+        "FLOPs a token",
+        f"  forward {found.forward:.3g} (attention {found.attention:.3g}), backward {found.backward:.3g}",
+    ]
+    if found.tokens_per_day is not None:
+        gpus = f"{options.gpus:.0f} GPU{'s' if options.gpus > 1 else ''}"
+        lines.append(f"  {found.tokens_per_day:.3g} tokens a day on {gpus} at an MFU of {options.mfu:.0%}")
+    step = found.step
+    lines += [
+        "",
+        f"memory of a GPU in GB, {header}, no checkpointing",
+        f"{'':<10}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'step':>10}{'all':>10}",
+    ]
+    for name, states in found.states.items():
+        numbers = (states.weights, states.gradients, states.optimizer, step.peak, found.peak(name))
+        cells = "".join(f"{_gigabytes(n):>{w}}" for n, w in zip(numbers, (10, 11, 11, 10, 10), strict=True))
+        fits = options.gpu_memory
+        verdict = "" if fits is None else "  fits" if found.peak(name) <= fits * 1e9 else "  does not fit"
+        lines.append(f"  {name:<8}{cells}{verdict}")
+    lines.append(
+        f"  of the step: masks of packed rows {_gigabytes(step.mask)}, SBLs' copies of weights "
+        f"{_gigabytes(step.weight_copies)}, other activations "
+        f"{_gigabytes(step.trunk - step.mask - step.weight_copies)}"
+    )
+    return lines
+
+
+def _gigabytes(number: float) -> str:
+    """Three digits at least."""
+    value = number / 1e9
+    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{value:,.{min(digits, 4)}f}"

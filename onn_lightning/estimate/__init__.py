@@ -1,0 +1,1 @@
+"""What a training run needs before it is started, from its shapes alone."""

@@ -1,0 +1,166 @@
+"""What a training step keeps between forward and backward, counted from the layers' shapes.
+
+Notable:
+- Counted is what the layers save: `nn/sbl.py` its input, weights and pre-activations, `nn/norm.py` its
+  output, `nn/attention.py` queries, keys, values and result, `nn/loss.py` factors and their gradients.
+- An SBL also keeps copies of its weights (softplus of sigma; keys and means, stacked): they do not grow with
+  the batch, but with the model.
+- The mask of packed rows is [B, 1, T, T]; every layer keeps it once more, as numbers of the
+  queries' type, which torch makes of it.
+- Attention is taken to run in a kernel that keeps no scores [B, H, T, T], as on the CPU.
+- All tokens are taken to be text, and supervised: that is the most that a row can need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from onn_lightning.nn import CharacterHead, TextEmbedder, TrunkConfig
+from onn_lightning.nn.loss import CHUNK_LOGITS
+
+_STATISTICS = 4
+"""Bytes of what is summed up in float32 whatever the precision: scales of norms under it, log-sum-exp."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes of a number.
+
+    Args:
+        parameter: of weights, gradients and optimizer state.
+        compute: of the products and of what they keep.
+    """
+
+    parameter: int
+    compute: int
+
+
+PRECISIONS = {
+    "32-true": Precision(4, 4),
+    "bf16-mixed": Precision(4, 2),
+    "16-mixed": Precision(4, 2),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Bytes that a step keeps, and that it needs for a moment.
+
+    Args:
+        trunk: kept by all blocks.
+        mask: of it, masks of packed rows.
+        weight_copies: of it, what SBLs keep of their weights.
+        ends: kept by positions, embedders and heads.
+        kl: kept by the KL term until backward begins.
+        backward: needed for a moment in the backward pass of a block.
+        head: needed for a moment by the loss over the characters.
+    """
+
+    trunk: int
+    mask: int
+    weight_copies: int
+    ends: int
+    kl: int
+    backward: int
+    head: int
+
+    @property
+    def peak(self) -> int:
+        """The most at a time: when backward begins, or in that of the last block."""
+        return self.trunk + max(self.ends + max(self.kl, self.head), self.backward)
+
+
+def step_memory(
+    config: TrunkConfig,
+    embedder: nn.Module | None,
+    head: nn.Module | None,
+    rows: int,
+    length: int,
+    precision: Precision,
+) -> Step:
+    """What forward and backward over one micro-batch need beyond weights, gradients and optimizer state.
+
+    Args:
+        config: shape of the trunk.
+        embedder: of text, or None.
+        head: of text, or None.
+        rows: B.
+        length: T.
+        precision: bytes of the numbers.
+    """
+    blocks = [_Block(config, size, rows, length, precision) for size in config.feed_forward_sizes]
+    shared_mask = rows * length * length  # made once, a byte a pair
+    ends, head_moment = _ends(config, embedder, head, rows * length, precision)
+    return Step(
+        trunk=shared_mask + sum(block.kept for block in blocks),
+        mask=shared_mask + sum(block.mask for block in blocks),
+        weight_copies=sum(block.weight_copies for block in blocks),
+        ends=ends,
+        kl=sum(block.weights for block in blocks) * precision.parameter,
+        backward=max(block.backward for block in blocks),
+        head=head_moment,
+    )
+
+
+def _stream(embedder: nn.Module | None, precision: Precision) -> int:
+    """Bytes of a number in the residual stream: projected tables enter it in the products' type."""
+    projected = isinstance(embedder, TextEmbedder) and isinstance(embedder.projection, nn.Linear)
+    return precision.compute if projected else precision.parameter
+
+
+class _Block:
+    """Bytes of one block.
+
+    Args:
+        config: shape of the trunk.
+        inner: F, neurons of its first MoIE layer.
+        rows, length: B, T.
+        precision: bytes of the numbers.
+    """
+
+    def __init__(self, config: TrunkConfig, inner: int, rows: int, length: int, precision: Precision) -> None:
+        width, heads = config.hidden_size, config.num_heads
+        key_heads = config.num_kv_heads or heads
+        head_dim = config.head_dim or width // heads
+        queries, keys = heads * head_dim, key_heads * head_dim
+        tokens, compute = rows * length, precision.compute
+        qkv = queries + 2 * keys
+        self.weights = width * qkv + queries * width + 2 * width * inner
+        self.weight_copies = self.weights * (precision.parameter + 2 * compute)
+        self.mask = rows * length * length * compute
+        numbers = 3 * qkv + 2 * (queries + keys) + queries  # projections; q and k normed, turned; result
+        numbers += 2 * width  # the norm's output, pre-activations of the SBL that writes to the stream: half
+        numbers += width
+        numbers += 2 * inner + 3 * width  # MoIE: norm, pre-activations of both SBLs
+        if config.sbl.normalized:
+            numbers += queries + inner  # norms before the second SBLs
+        else:
+            numbers += inner - queries - keys
+        statistics = heads * _STATISTICS + (heads + key_heads + 4) * compute
+        if compute != precision.parameter:
+            statistics += 4 * (head_dim // 2) * compute  # cosines and sines, brought to the products' type
+        self.kept = tokens * (numbers * compute + statistics) + self.mask + self.weight_copies
+        up = tokens * (4 * inner + 2 * width) * compute + 4 * width * inner * compute
+        attention = tokens * (4 * qkv + 2 * width) * compute + 4 * width * qkv * compute
+        self.backward = max(up, attention)
+
+
+def _ends(
+    config: TrunkConfig, embedder: nn.Module | None, head: nn.Module | None, tokens: int, precision: Precision
+) -> tuple[int, int]:
+    """Bytes that positions, embedder and head keep, and that the head needs for a moment."""
+    width, compute = config.hidden_size, precision.compute
+    kept = tokens * width * precision.parameter  # additive positions, for their gain
+    kept += tokens * width * _stream(embedder, precision)  # the last norm
+    if isinstance(embedder, TextEmbedder) and isinstance(embedder.projection, nn.Linear):
+        kept += tokens * embedder.projection.in_features * compute
+    if not isinstance(head, CharacterHead):
+        return kept, 0
+    symbols, narrow = head.weight.shape
+    kept += tokens * width * compute  # rows gathered for the head
+    kept += tokens * (3 * narrow * compute + 2 * _STATISTICS) + symbols * narrow * 4
+    if compute != precision.parameter:
+        kept += symbols * narrow * compute
+    return kept, 2 * min(CHUNK_LOGITS, tokens * symbols) * 4

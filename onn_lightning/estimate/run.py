@@ -1,0 +1,113 @@
+"""`estimate`: a run's parameters, operations, memory and tokens a day, as plain data.
+
+Notable: operations are counted as MFU counts them, see `onn_lightning.flops`, all tokens as
+supervised text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from onn_lightning.estimate.activations import Precision, Step, step_memory
+from onn_lightning.estimate.states import States, strategies
+from onn_lightning.flops import trunk_forward_flops
+from onn_lightning.module import OmniModule
+
+PEAKS = {"h100": 989e12, "h200": 989e12, "a100": 312e12, "l40s": 362e12, "a10": 125e12}
+"""FLOPs a second of dense bfloat16 products, after the makers' data sheets."""
+_SECONDS_A_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run needs.
+
+    Args:
+        parameters: by part; tied tables count once, with their embedder.
+        forward, backward: FLOPs a token.
+        attention: those of `forward` that are scores and mixing over the row.
+        states: bytes of weights, gradients and optimizer a GPU, by strategy.
+        step: bytes of one micro-batch a GPU.
+        tokens_per_day: of all GPUs; None where no peak was given.
+    """
+
+    parameters: Mapping[str, int]
+    forward: float
+    backward: float
+    attention: float
+    states: Mapping[str, States]
+    step: Step
+    tokens_per_day: float | None
+
+    def peak(self, strategy: str) -> int:
+        """Bytes that a GPU needs at most."""
+        return self.states[strategy].total + self.step.peak
+
+
+def estimate(
+    module: OmniModule,
+    rows: int,
+    length: int,
+    precision: Precision,
+    gpus: int = 1,
+    peak_flops: float | None = None,
+    mfu: float = 0.4,
+) -> Estimate:
+    """Estimate a run from the shapes of its module.
+
+    Args:
+        module: on any device, the meta device included.
+        rows: B, of a micro-batch of one GPU.
+        length: T, tokens in a row.
+        precision: bytes of the numbers.
+        gpus: of the whole run.
+        peak_flops: FLOPs a second that one GPU could do.
+        mfu: share of them that training reaches.
+    """
+    config = module.trunk.config
+    embedder, head = _of_text(module.embedders), _of_text(module.heads)
+    ends = 2 * (_products(head) + _linear(embedder))
+    trunk = trunk_forward_flops(config, length)
+    forward = trunk + ends
+    return Estimate(
+        parameters=_parts(module),
+        forward=forward,
+        backward=2 * forward,
+        attention=trunk - trunk_forward_flops(config, 0),
+        states=strategies(module, precision, gpus),
+        step=step_memory(config, embedder, head, rows, length, precision),
+        tokens_per_day=None
+        if peak_flops is None
+        else gpus * peak_flops * mfu * _SECONDS_A_DAY / (3 * forward),
+    )
+
+
+def _of_text(parts: nn.ModuleDict) -> nn.Module | None:
+    return dict(parts.items()).get("text")
+
+
+def _parts(module: OmniModule) -> dict[str, int]:
+    """Parameters by part."""
+    parts: dict[str, int] = {}
+    for name, parameter in module.named_parameters():
+        top, *rest = name.split(".")
+        if top == "trunk":
+            key = f"trunk {rest[2]}"  # blocks.<number>.<attention or moie>
+        elif top in ("embedders", "heads"):
+            key = f"{rest[0]} {'embedder' if top == 'embedders' else 'head'}"
+        else:
+            key = top
+        parts[key] = parts.get(key, 0) + parameter.numel()
+    return parts
+
+
+def _products(head: nn.Module | None) -> int:
+    return 0 if head is None else sum(weight.numel() for weight in head.parameters() if weight.ndim == 2)
+
+
+def _linear(embedder: nn.Module | None) -> int:
+    layers = [] if embedder is None else embedder.modules()
+    return sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Linear))
