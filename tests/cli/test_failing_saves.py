@@ -86,11 +86,12 @@ def test_a_folder_that_cannot_be_written_ends_in_one_line(
     assert "runs/tiny/checkpoints" in outcome.error_line
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_a_folder_without_permission_ends_in_one_line(onn: Onn, write_config: Write, folder: Path) -> None:
     checkpoints = folder / "runs/tiny/checkpoints"
     checkpoints.mkdir(parents=True)
     checkpoints.chmod(0o555)
+    if os.access(checkpoints, os.W_OK):
+        pytest.skip("this user may write anywhere")
     try:
         outcome = onn("fit", "--config", write_config(changes=CHANGES))
     finally:
