@@ -90,7 +90,8 @@ def step_memory(
         length: T.
         precision: bytes of the numbers.
     """
-    blocks = [_Block(config, size, rows, length, precision) for size in config.feed_forward_sizes]
+    stream = _stream(embedder, precision)
+    blocks = [_Block(config, size, rows, length, precision, stream) for size in config.feed_forward_sizes]
     shared_mask = rows * length * length  # made once, a byte a pair
     ends, head_moment = _ends(config, embedder, head, rows * length, precision)
     return Step(
@@ -118,9 +119,12 @@ class _Block:
         inner: F, neurons of its first MoIE layer.
         rows, length: B, T.
         precision: bytes of the numbers.
+        stream: bytes of a number in the residual stream.
     """
 
-    def __init__(self, config: TrunkConfig, inner: int, rows: int, length: int, precision: Precision) -> None:
+    def __init__(
+        self, config: TrunkConfig, inner: int, rows: int, length: int, precision: Precision, stream: int
+    ) -> None:
         width, heads = config.hidden_size, config.num_heads
         key_heads = config.num_kv_heads or heads
         head_dim = config.head_dim or width // heads
@@ -141,6 +145,8 @@ class _Block:
         statistics = heads * _STATISTICS + (heads + key_heads + 4) * compute
         if compute != precision.parameter:
             statistics += 4 * (head_dim // 2) * compute  # cosines and sines, brought to the products' type
+        if stream != compute:
+            statistics += 2 * width * stream  # the norms' outputs, beside their copies in the products' type
         self.kept = tokens * (numbers * compute + statistics) + self.mask + self.weight_copies
         up = tokens * (4 * inner + 2 * width) * compute + 4 * width * inner * compute
         attention = tokens * (4 * qkv + 2 * width) * compute + 4 * width * qkv * compute
