@@ -6,18 +6,16 @@ hence the tolerance.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from growing_runs import at_once, fit, logged, module_of
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from ranks import run_ranks
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -41,16 +39,8 @@ class Sharded(OmniModule):
         fully_shard(self, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
 
 
-def grow(rank: int, folder: str, port: int) -> None:
+def grow(rank: int, folder: str) -> None:
     """Train 8 steps, growing at step 3, in process `rank`: with sharded weights, then with whole ones."""
-    torch.set_num_threads(1)
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": str(PROCESSES),
-    }
 
     def run(name: str, module_class: type[OmniModule], make_strategy: Callable[[], Any]) -> Trainer:
         def once(trunk: TrunkConfig | None, file: Path | None) -> Trainer:
@@ -75,10 +65,7 @@ def grow(rank: int, folder: str, port: int) -> None:
 
 @pytest.mark.slow
 def test_a_sharded_run_grows_as_one_with_whole_weights(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(grow, (str(tmp_path), port), nprocs=PROCESSES)
+    run_ranks(grow, str(tmp_path))
     for name in ("sharded", "whole"):
         last = description.read(tmp_path / name / "checkpoints/last.ckpt")
         assert last["global_step"] == 8

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from monitored import PARTS, WHOLE, assert_same_figures, make_module, tensors, watch
+from ranks import run_ranks
 
 from onn_lightning import OmniModule
 from onn_lightning.callbacks import PIMonitor
@@ -45,18 +46,23 @@ class Leave(Callback):
         torch.save(left, self.folder / f"{trainer.global_rank}.pt")
 
 
+def watch_part(rank: int, folder: Path) -> None:
+    """Train in one of the processes."""
+    watch(
+        PARTS * STEPS,
+        folder,
+        make_module(**MAIN_LOSS_ALONE),
+        callbacks=[Leave(folder)],
+        devices=PROCESSES,
+        strategy="ddp",
+        accumulate_grad_batches=len(PARTS) // PROCESSES,
+    )
+
+
 @pytest.mark.slow
 def test_two_processes_see_the_figures_of_one_with_the_whole_batch_and_the_same_bits(tmp_path: Path) -> None:
     """Two micro-batches on each of two ranks, for two steps; the second one after the weights have moved."""
-    watch(
-        PARTS * STEPS,
-        tmp_path,
-        make_module(**MAIN_LOSS_ALONE),
-        callbacks=[Leave(tmp_path)],
-        devices=PROCESSES,
-        strategy="ddp_spawn",
-        accumulate_grad_batches=len(PARTS) // PROCESSES,
-    )
+    run_ranks(watch_part, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
     alone, monitor = watch([WHOLE] * STEPS, tmp_path, make_module(**MAIN_LOSS_ALONE))
     assert len(ranks[0]["steps"]) == len(alone.vitals) == STEPS

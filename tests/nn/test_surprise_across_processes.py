@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from plain_reference import relative_error, two_pass_gradients
+from ranks import run_ranks
 from test_trunk_gradients import CONFIGS, W_GATE, make_case
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,20 +17,18 @@ PROCESSES = 2
 
 def one_step(rank: int, folder: str) -> None:
     """Train one step on row `rank` of the common case; leave gradients and surprise in a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo")
     case, row = make_case(CONFIGS["normalised"]), slice(rank, rank + 1)
     parallel = DistributedDataParallel(case.trunk)
     output = parallel(case.x[row], case.positions[row], case.document_ids[row])
     (case.loss(output.hidden, row) + W_GATE * output.auxiliary.gate_handle).backward()
     gradients = {name: parameter.grad for name, parameter in case.trunk.named_parameters()}
     torch.save((gradients, output.auxiliary.surprise.grad), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_average_their_two_pass_gradients(tmp_path: Path) -> None:
-    mp.spawn(one_step, (str(tmp_path),), nprocs=PROCESSES)
+    run_ranks(one_step, str(tmp_path))
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(PROCESSES)]
     case = make_case(CONFIGS["normalised"])
     references = [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from resting import random_mask, size_of
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
@@ -60,8 +60,7 @@ def make_small() -> Small:
 
 def trained_in_shards(rank: int, folder: str) -> None:
     """Train sharded, saving and loading the optimizer in the middle; leave the whole weights in a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (PROCESSES,))
     for name, make in MAKERS.items():
         module = make_small()
@@ -75,12 +74,11 @@ def trained_in_shards(rank: int, folder: str) -> None:
         whole = {key: value.full_tensor() for key, value in module.state_dict().items()}
         if rank == 0:
             torch.save(whole, Path(folder) / f"{name}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_sharded_rows_rest_and_move_as_unsharded_ones(tmp_path: Path) -> None:
-    mp.spawn(trained_in_shards, (str(tmp_path),), nprocs=PROCESSES)
+    run_ranks(trained_in_shards, str(tmp_path))
     for name, make in MAKERS.items():
         module = make_small()
         start = {key: value.clone() for key, value in module.state_dict().items()}

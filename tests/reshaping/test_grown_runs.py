@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning.pytorch import Callback, LightningModule, Trainer
+from ranks import run_ranks
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -107,21 +107,18 @@ def test_a_trainer_goes_on_from_a_grown_checkpoint_where_the_old_run_stood(tmp_p
     assert again["global_step"] == 30
 
 
+def go_on_from_grown(rank: int, trunk: TrunkConfig, folder: Path) -> None:
+    """One of the processes that train on together."""
+    start = folder / "grown.ckpt"
+    run(trunk, folder, 6, "adamw", start, devices=PROCESSES, strategy="ddp", use_distributed_sampler=False)
+
+
 @pytest.mark.slow
 def test_data_parallel_processes_go_on_from_a_grown_checkpoint(tmp_path: Path) -> None:
     run(TRUNK, tmp_path, 3, "adamw")
     trunk = grown(tmp_path / "run.ckpt", tmp_path / "grown.ckpt")
     _, alone = run(trunk, tmp_path, 6, "adamw", tmp_path / "grown.ckpt")
-    run(
-        trunk,
-        tmp_path,
-        6,
-        "adamw",
-        tmp_path / "grown.ckpt",
-        devices=PROCESSES,
-        strategy="ddp_spawn",
-        use_distributed_sampler=False,
-    )
+    run_ranks(go_on_from_grown, trunk, tmp_path)
     for rank in range(PROCESSES):  # both read the same batch as one process does
         assert torch.load(tmp_path / f"losses_{rank}.pt") == pytest.approx(alone, rel=1e-4)
 
@@ -141,8 +138,7 @@ FROM_RANK_0 = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 def shard_grow_and_step(rank: int, folder: str) -> None:
     """Train sharded, grow what was saved, load it sharded, and make one more step."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo")
     case = trained_case(TRUNK, dtype=torch.float32)
     module = sharded(made_from(case.checkpoint, TRUNK, dtype=torch.float32))
     optimizer = OPTIMIZERS["adamw"](parameter_groups(module))
@@ -170,12 +166,11 @@ def shard_grow_and_step(rank: int, folder: str) -> None:
     after = get_model_state_dict(larger, options=FULL)
     if rank == 0:
         torch.save((seen, after), Path(folder) / "stepped.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_a_grown_checkpoint_loads_into_a_sharded_network_and_steps_as_unsharded(tmp_path: Path) -> None:
-    mp.spawn(shard_grow_and_step, (str(tmp_path),), nprocs=PROCESSES)
+    run_ranks(shard_grow_and_step, str(tmp_path))
     seen, stepped = torch.load(tmp_path / "stepped.pt", weights_only=True)
     checkpoint = torch.load(tmp_path / "sharded.pt", weights_only=True)
     before = outputs(made_from(checkpoint, TRUNK, dtype=torch.float32), some_batch())
