@@ -1,5 +1,6 @@
 """Lightning callbacks: thin, optional, swappable."""
 
+from onn_lightning.callbacks.broken_steps import SkipBrokenSteps
 from onn_lightning.callbacks.dashboard import Dashboard
 from onn_lightning.callbacks.emergency_pruning import EmergencyPruning
 from onn_lightning.callbacks.growth import GrowOnPlateau
@@ -23,5 +24,6 @@ __all__ = [
     "RunCheckpoint",
     "RunRecord",
     "RunReport",
+    "SkipBrokenSteps",
     "Throughput",
 ]

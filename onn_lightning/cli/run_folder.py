@@ -24,7 +24,15 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from onn_lightning.callbacks import Dashboard, PIMonitor, RunCheckpoint, RunRecord, RunReport, Throughput
+from onn_lightning.callbacks import (
+    Dashboard,
+    PIMonitor,
+    RunCheckpoint,
+    RunRecord,
+    RunReport,
+    SkipBrokenSteps,
+    Throughput,
+)
 from onn_lightning.cli.interrupt import FinishStep
 
 RUNS = "runs"
@@ -59,14 +67,19 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
 
 
 def with_monitor(given: Sequence[Callback]) -> list[Callback]:
-    """The callbacks of a config, with a PI monitor in front of them where they have none.
+    """The callbacks of a config, with a PI monitor in front and, after it, what skips broken steps.
 
-    In front, since regulating callbacks read what it measures in the same step.
+    In front, since regulating callbacks read what the monitor measures in the same step. Where the config has
+    its own, they stay where they are.
 
     Args:
         given: callbacks of the config.
     """
-    return [*given] if _any(given, PIMonitor) else [PIMonitor(), *given]
+    callbacks = [*given] if _any(given, PIMonitor) else [PIMonitor(), *given]
+    if not _any(given, SkipBrokenSteps):
+        monitor = next(place for place, kept in enumerate(callbacks) if isinstance(kept, PIMonitor))
+        callbacks.insert(monitor + 1, SkipBrokenSteps())
+    return callbacks
 
 
 def _any(callbacks: Sequence[Callback], kind: type[Callback]) -> bool:

@@ -1,0 +1,190 @@
+"""`SkipBrokenSteps`: a step whose loss or gradient is not finite moves nothing, is counted and named.
+
+Notable:
+- Decided once all micro-batches are in and before the optimizer moves, by one scalar over all ranks: they
+  skip together, whichever of them had the NaN. A sharded gradient (DTensor) is looked at where it lies.
+- A gradient is finite where its norm is: one whose squares overflow would break AdamW and clipping as well.
+- A broken step's gradients are taken away: torch's optimizers and ours pass over parameters without one, so
+  weights, momentum and counts of steps keep every bit. The schedule and the data go on.
+- Regulators see the vitals of the step and keep what they had where those are not finite (the gate loss rests
+  in the step after). Where only the gradient of some weight is broken, the vitals are whole, and count.
+- The host reads one scalar a step. On CUDA it waits there for the backward pass, so that the optimizer's
+  kernels cannot be queued ahead of it.
+- Under a loss scaler overflowing gradients are its business: it skips such steps by itself and lowers the
+  scale. They are not counted here; a loss that is not finite is, since no scale mends it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from onn_lightning.callbacks.pi_monitor import PIMonitor
+from onn_lightning.module import OmniModule
+from onn_lightning.optim.firing import local_part
+
+
+class SkipBrokenSteps(Callback):
+    """Skips steps that are not finite, and stops the run after many in a row; logs `train/skipped_steps`.
+
+    `train/skipped_steps` counts those of the whole run, at the trainer's logging rhythm.
+
+    Args:
+        max_consecutive: the run stops with the so many-th broken step in a row.
+    Raises:
+        ValueError: if `max_consecutive` is below 1.
+    """
+
+    def __init__(self, max_consecutive: int = 10) -> None:
+        if max_consecutive < 1:
+            raise ValueError(
+                f"SkipBrokenSteps: max_consecutive is {max_consecutive}, it must be at least 1 (1 stops the "
+                "run at the first broken step)"
+            )
+        self.max_consecutive = max_consecutive
+        self._total = self._in_a_row = 0
+        self._whole_losses: Tensor | None = None  # bool [H], of this rank's micro-batches
+
+    @property
+    def total(self) -> int:
+        """Steps that were skipped since the run began."""
+        return self._total
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the monitor.
+
+        Raises:
+            MisconfigurationException: without a monitor before this callback.
+        """
+        if stage == "fit":
+            PIMonitor.require_before(trainer, self)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget a step that was interrupted."""
+        self._whole_losses = None
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember which losses of a micro-batch were whole: the vitals know only those of all ranks."""
+        assert isinstance(pl_module, OmniModule)
+        if pl_module.last_step is None:
+            return
+        whole = torch.isfinite(pl_module.last_step.loss_sums)
+        self._whole_losses = whole if self._whole_losses is None else self._whole_losses & whole
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Skip the step if it is broken.
+
+        Raises:
+            RuntimeError: if it is the last of `max_consecutive` in a row.
+        """
+        assert isinstance(pl_module, OmniModule)
+        if pl_module.vitals is None or self._whole_losses is None:
+            return
+        whole_losses, self._whole_losses = self._whole_losses, None
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if scaled:
+            whole = torch.isfinite(pl_module.vitals.main_loss)
+        else:
+            whole = pl_module.vitals.finite & _norms(parameters).isfinite().all()
+        if _on_all_ranks(whole):
+            self._in_a_row = 0
+        else:
+            self._total += 1
+            self._in_a_row += 1
+            losses = _broken_losses(pl_module, whole_losses)
+            what = _over_ranks(losses, _broken_gradient(pl_module, parameters))
+            if not scaled:  # a scaler has to find the gradients that it skips the step for
+                for parameter in parameters:
+                    parameter.grad = None
+            self._tell(trainer.global_step + 1, what)
+        if PIMonitor.logs_now(trainer):
+            pl_module.log("train/skipped_steps", float(self._total))
+
+    def _tell(self, step: int, what: str) -> None:
+        if self._in_a_row < self.max_consecutive:
+            rank_zero_warn(
+                f"SkipBrokenSteps: optimizer step {step:,} is skipped, {what} is not finite "
+                f"({self._in_a_row} in a row, {self._total} in all; the run stops at {self.max_consecutive} "
+                "in a row)"
+            )
+            return
+        self._in_a_row = 0  # who goes on from here has changed something
+        raise RuntimeError(
+            f"SkipBrokenSteps: {self.max_consecutive} steps in a row were not finite, the last of them "
+            f"optimizer step {step:,}: {what}. None of them has moved a weight. Lower the learning rate, set "
+            "trainer.gradient_clip_val, or look at the data of these steps; then go on from the last "
+            "checkpoint"
+        )
+
+    # ---- state -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were skipped, in all and lately in a row."""
+        return {"total": self._total, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._total, self._in_a_row = state_dict["total"], state_dict["in_a_row"]
+
+
+# ---- what is broken --------------------------------------------------------------------------------
+
+
+def _norms(parameters: list[nn.Parameter]) -> Tensor:
+    """The norm of every gradient that has a part on this process; of that part."""
+    parts = [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    parts = [part for part in parts if part.numel()]
+    if not parts:
+        return torch.zeros((), device=parameters[0].device)
+    half = any(part.dtype == torch.float16 for part in parts)  # their norm may be beyond float16
+    return torch.stack(torch._foreach_norm(parts, 2, dtype=torch.float32 if half else None))
+
+
+def _on_all_ranks(whole: Tensor) -> bool:
+    """Whether all ranks say so; the one place where the host waits for the device."""
+    broken = (~whole).to(torch.int32)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(broken, dist.ReduceOp.MAX)
+    return not broken.item()
+
+
+def _broken_losses(module: OmniModule, whole_losses: Tensor) -> str:
+    """Names of the modalities whose loss was broken on this rank."""
+    return ", ".join(
+        name for name, whole in zip(module.heads, whole_losses.tolist(), strict=True) if not whole
+    )
+
+
+def _broken_gradient(module: OmniModule, parameters: list[nn.Parameter]) -> str:
+    """Name of the first parameter of the module whose gradient is broken on this rank."""
+    held = set(parameters)
+    for name, parameter in module.named_parameters():
+        if parameter in held and not _norms([parameter]).isfinite().all():
+            return name
+    return ""
+
+
+def _over_ranks(losses: str, gradient: str) -> str:
+    """What was broken, and on which rank; a broken loss breaks gradients, so it goes first."""
+    found: list[tuple[str, str] | None] = [(losses, gradient)]
+    several = dist.is_available() and dist.is_initialized()
+    if several:
+        found = [None] * dist.get_world_size()
+        dist.all_gather_object(found, (losses, gradient))
+    for place, kind in enumerate(("the loss of", "the gradient of")):
+        named = [(rank, pair[place]) for rank, pair in enumerate(found) if pair is not None and pair[place]]
+        if named:
+            return ", ".join(
+                f"{kind} {name} on rank {rank}" if several else f"{kind} {name}" for rank, name in named
+            )
+    return "the sum of losses, entropies and surprise"
