@@ -233,8 +233,9 @@ def test_counts_in_bounded_memory_miss_nothing_frequent() -> None:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(folder: Path) -> None:
     code = (
-        "import resource, sys; from onn_lightning.cli.main import main; main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import sys; from onn_lightning.cli.main import main; main(sys.argv[1:]); "
+        # not getrusage: its peak begins with that of the process that started this one
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )
     line = (
         json.dumps({"text": "话说天下大势，分久必合。the people went on " * 500}, ensure_ascii=False) + "\n"

@@ -31,7 +31,7 @@ _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte 0x50..0x5f
 _FREE_BYTES = 64 * MIB  # below this, no ratio is suspicious
 _GZIP_AND_HEADER = 31  # zlib's code for the format with header and checksum
 _ZSTD_WINDOW = 1 << 27  # bytes of history a frame may ask for: the format's own recommendation
-_ZSTD_INPUT = 1 << 10  # four bytes can stand for 128 KiB: at most 32 MiB come out of this
+_ZSTD_INPUT = 1 << 9  # four bytes can stand for 128 KiB: at most 16 MiB come out of this
 
 
 def codec_of(name: str) -> Codec | None:
