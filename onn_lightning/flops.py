@@ -38,15 +38,20 @@ def training_flops(trunk: MoIETrunk, embedders: nn.ModuleDict, heads: nn.ModuleD
     total = batch.num_tokens * trunk_forward_flops(trunk.config, batch.positions.shape[1])
     for name, tokens in batch.modalities.items():
         if name in embedders:
-            total += 2 * len(tokens.indices) * _linear_weights(embedders[name])
+            total += 2 * len(tokens.indices) * embedder_weights(embedders[name])
         if name in heads and tokens.source_indices is not None:
-            matrices = sum(weight.numel() for weight in heads[name].parameters() if weight.ndim == 2)
-            total += 2 * len(tokens.source_indices) * matrices
+            total += 2 * len(tokens.source_indices) * head_weights(heads[name])
     return 3 * total
 
 
-def _linear_weights(module: nn.Module) -> int:
-    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+def embedder_weights(embedder: nn.Module) -> int:
+    """Weights of an embedder with which a token is multiplied; look-ups are none."""
+    return sum(layer.weight.numel() for layer in embedder.modules() if isinstance(layer, nn.Linear))
+
+
+def head_weights(head: nn.Module) -> int:
+    """Weights of a head with which a supervised token is multiplied, its table among them."""
+    return sum(weight.numel() for weight in head.parameters() if weight.ndim == 2)
 
 
 def measured_gemm_rate(device: torch.device, dtype: torch.dtype = torch.float32, size: int = 1024) -> float:

@@ -7,6 +7,7 @@ Notable:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from toy import ByteText, Patches, pack
@@ -49,6 +51,18 @@ def still(groups: Any) -> torch.optim.Optimizer:
 def moving(groups: Any) -> torch.optim.Optimizer:
     """An optimizer that learns, and that a loss scaler can drive."""
     return torch.optim.AdamW(groups, lr=0.01)
+
+
+class ScaledFloat32(MixedPrecision):
+    """A loss scaler without reduced precision: what it changes is the scale alone."""
+
+    def __init__(self, scale: float = 2.0, growth_interval: int = 1000) -> None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=growth_interval)
+        super().__init__("16-mixed", "cpu", scaler)
+
+    @contextlib.contextmanager
+    def forward_context(self) -> Iterator[None]:
+        yield
 
 
 def make_module(**options: Any) -> OmniModule:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from monitored import PARTS, Keep, make_module, watch
+from monitored import PARTS, Keep, ScaledFloat32, make_module, watch
 
 from onn_lightning import Batch, OmniModule
 from onn_lightning.callbacks import LossReweighting, NeuronProtection, PIMonitor, SkipBrokenSteps
-from onn_lightning.cli.run_folder import with_monitor
+from onn_lightning.cli.run_folder import with_guards
 from onn_lightning.optim import MuonAdamW, NeuronAdamW
 from onn_lightning.regulation import LossSigmoidWeight
 
@@ -203,17 +201,6 @@ def test_counts_go_on_from_a_checkpoint(tmp_path: Path) -> None:
 # ---- under a loss scaler -------------------------------------------------------------------------
 
 
-class ScaledFloat32(MixedPrecision):
-    """A loss scaler without reduced precision."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
-
-    @contextlib.contextmanager
-    def forward_context(self) -> Iterator[None]:
-        yield
-
-
 def test_a_step_that_overflows_under_a_loss_scaler_is_the_scalers_business(tmp_path: Path) -> None:
     skip, snapshots = SkipBrokenSteps(1), Snapshots()
     run(PARTS, tmp_path, snapshots, skip=skip, optimizer="AdamW", plugins=[ScaledFloat32(2.0**127)])
@@ -250,9 +237,9 @@ def test_a_run_of_the_command_line_skips_broken_steps_right_after_the_monitor() 
     protection, monitor, skip = NeuronProtection(), PIMonitor(), SkipBrokenSteps(3)
 
     def kinds(*given: Callback) -> list[str]:
-        return [type(callback).__name__ for callback in with_monitor(given)]
+        return [type(callback).__name__ for callback in with_guards(given)]
 
     assert kinds(protection) == ["PIMonitor", "SkipBrokenSteps", "NeuronProtection"]
     assert kinds(monitor, protection) == ["PIMonitor", "SkipBrokenSteps", "NeuronProtection"]
-    assert with_monitor([monitor, protection, skip]) == [monitor, protection, skip]
+    assert with_guards([monitor, protection, skip]) == [monitor, protection, skip]
     assert kinds(skip) == ["PIMonitor", "SkipBrokenSteps"]

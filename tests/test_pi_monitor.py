@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from monitored import PARTS, TRUNK, WHOLE, assert_same_figures, batch_of, make_module, moving, tensors, watch
+from monitored import (
+    PARTS,
+    TRUNK,
+    WHOLE,
+    ScaledFloat32,
+    assert_same_figures,
+    batch_of,
+    make_module,
+    moving,
+    tensors,
+    watch,
+)
 from torch.nn.functional import softplus
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
@@ -22,18 +31,6 @@ from toy import Patches, pack
 
 from onn_lightning import OmniModule
 from onn_lightning.callbacks import PIMonitor
-
-
-class ScaledFloat32(MixedPrecision):
-    """A loss scaler without reduced precision: what it changes is the scale alone."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2))
-
-    @contextlib.contextmanager
-    def forward_context(self) -> Iterator[None]:
-        yield
-
 
 # ---- the same figures ----------------------------------------------------------------------------
 
@@ -43,7 +40,7 @@ def test_micro_batches_and_a_loss_scale_change_no_figure(
     parts: int, scale: float | None, tmp_path: Path
 ) -> None:
     whole, _ = watch([WHOLE], tmp_path)
-    plugins = [] if scale is None else [ScaledFloat32(scale)]
+    plugins = [] if scale is None else [ScaledFloat32(scale, growth_interval=2)]
     batches = PARTS if parts == 4 else [WHOLE]
     cut, _ = watch(batches, tmp_path, plugins=plugins, accumulate_grad_batches=parts)
     assert len(cut.vitals) == 1
@@ -137,7 +134,12 @@ def test_a_step_with_broken_figures_shows_them_and_leaves_average_and_counts(tmp
     """The scaler skips that step, so that the network survives it."""
     broken = batch_of([[("patch", [math.nan] * 6), ("text", "ab")]])
     runs = [
-        watch(batches, tmp_path / str(n), make_module(optimizer=moving), plugins=[ScaledFloat32(2.0)])
+        watch(
+            batches,
+            tmp_path / str(n),
+            make_module(optimizer=moving),
+            plugins=[ScaledFloat32(2.0, growth_interval=2)],
+        )
         for n, batches in enumerate([[PARTS[0], broken, PARTS[1]], [PARTS[0], PARTS[1]]])
     ]
     (hit, hit_monitor), (spared, spared_monitor) = runs
@@ -150,7 +152,7 @@ def test_a_step_with_broken_figures_shows_them_and_leaves_average_and_counts(tmp
 
 
 def test_a_step_that_the_scaler_skips_for_an_overflow_does_not_count(tmp_path: Path) -> None:
-    keep, monitor = watch([WHOLE], tmp_path, plugins=[ScaledFloat32(2.0**127)])
+    keep, monitor = watch([WHOLE], tmp_path, plugins=[ScaledFloat32(2.0**127, growth_interval=2)])
     assert not keep.vitals[0].finite and keep.vitals[0].main_loss.isfinite()
     assert monitor.seen_tokens_per_neuron is not None and (monitor.seen_tokens_per_neuron == 0).all()
 
@@ -299,7 +301,9 @@ class Watched(PIMonitor):
 
 def test_no_number_is_read_out_of_a_tensor_between_loggings(tmp_path: Path) -> None:
     monitor = Watched()
-    watch(PARTS, tmp_path, monitor=monitor, plugins=[ScaledFloat32(2.0)], log_every_n_steps=3)
+    watch(
+        PARTS, tmp_path, monitor=monitor, plugins=[ScaledFloat32(2.0, growth_interval=2)], log_every_n_steps=3
+    )
     assert monitor.reads[:2] == [0, 0] and monitor.reads[3] == 0
     with Reads() as reads:
         torch.ones(()).item()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from monitored import PARTS, RankPart, make_module, moving
+from monitored import PARTS, RankPart, ScaledFloat32, make_module, moving
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler
 from torch.utils.data import DataLoader
 
@@ -26,18 +24,6 @@ from onn_lightning.regulation.plasticity import FixedPlasticity, IntegrityPlasti
 
 GROUPS = ("matrix", "sigma", "gate", "embedding", "vector")
 BATCHES = PARTS * 3
-
-
-class Scaled(MixedPrecision):
-    """A loss scaler without reduced precision."""
-
-    def __init__(self, scale: float = 2.0) -> None:
-        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
-        super().__init__("16-mixed", "cpu", scaler)
-
-    @contextlib.contextmanager
-    def forward_context(self) -> Iterator[None]:
-        yield
 
 
 class Scheduled(OmniModule):
@@ -123,7 +109,9 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 3}, {"plugins": [Scaled()]}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"accumulate_grad_batches": 3}, {"plugins": [ScaledFloat32()]}], ids=str
+)
 def test_a_factor_is_the_same_as_that_learning_rate(
     make: Callable[[Any, float], torch.optim.Optimizer], settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -190,7 +178,7 @@ def test_a_chained_scheduler_and_the_learning_rate_monitor_see_their_own_rates(
         module.__class__ = Scheduled
         module.make_scheduler = make_scheduler
         rates, logger = Rates(), CSVLogger(tmp_path, name=str(callback is None))
-        plugins = [] if scale is None else [Scaled(scale)]
+        plugins = [] if scale is None else [ScaledFloat32(scale)]
         callbacks = [rates, LearningRateMonitor(), *([callback] if callback else [])]
         train(tmp_path, *callbacks, module=module, logger=logger, plugins=plugins)
         seen.append(rates.seen)

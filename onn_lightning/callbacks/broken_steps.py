@@ -20,17 +20,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onn_lightning.callbacks.pi_monitor import PIMonitor
+from onn_lightning.callbacks.pi_monitor import PIMonitor, ReadsVitals
 from onn_lightning.module import OmniModule
 from onn_lightning.optim.firing import local_part
 
 
-class SkipBrokenSteps(Callback):
+class SkipBrokenSteps(ReadsVitals):
     """Skips steps that are not finite, and stops the run after many in a row; logs `train/skipped_steps`.
 
     `train/skipped_steps` counts those of the whole run, at the trainer's logging rhythm.
@@ -55,15 +55,6 @@ class SkipBrokenSteps(Callback):
     def total(self) -> int:
         """Steps that were skipped since the run began."""
         return self._total
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the monitor.
-
-        Raises:
-            MisconfigurationException: without a monitor before this callback.
-        """
-        if stage == "fit":
-            PIMonitor.require_before(trainer, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget a step that was interrupted."""

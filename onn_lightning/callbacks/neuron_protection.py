@@ -15,18 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onn_lightning.callbacks.pi_monitor import PIMonitor
+from onn_lightning.callbacks.pi_monitor import PIMonitor, ReadsVitals
 from onn_lightning.module import OmniModule
 from onn_lightning.optim import MovesFiringRows, rows_with_gradient
 from onn_lightning.regulation.vitals import Vitals
 
 
-class NeuronProtection(Callback):
+class NeuronProtection(ReadsVitals):
     """Lets every optimizer step move the rows of the neurons that fired alone; logs `train/firing_rows`.
 
     `train/firing_rows` is the share of the neurons whose rows move, at the trainer's logging rhythm.
@@ -46,15 +46,6 @@ class NeuronProtection(Callback):
             raise ValueError(f"NeuronProtection: min_activation is {min_activation}, it must be at least 0")
         self.tables, self.min_activation = tables, min_activation
         self._neurons: list[list[nn.Parameter]] = []  # of every SBL in turn, all with one row a neuron
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the monitor.
-
-        Raises:
-            MisconfigurationException: without a monitor before this callback.
-        """
-        if stage == "fit":
-            PIMonitor.require_before(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See that the optimizer can do it, and find the neurons' rows.

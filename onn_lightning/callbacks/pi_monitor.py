@@ -228,6 +228,19 @@ class PIMonitor(Callback):
             part.load_state_dict(own)
 
 
+class ReadsVitals(Callback):
+    """Base of callbacks that act on what the monitor measures in the same step."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the monitor.
+
+        Raises:
+            MisconfigurationException: without a monitor before this callback.
+        """
+        if stage == "fit":
+            PIMonitor.require_before(trainer, self)
+
+
 def _figures_by_kind(module: OmniModule, activation: Tensor) -> dict[str, Tensor]:
     """Activation, sigma and gate of every kind of SBL (qkv, output, up, down), and sigma of all."""
     layers, slices = dict(module.trunk.sbl_layers()), module.trunk.neuron_slices

@@ -11,14 +11,14 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
-from onn_lightning.callbacks.pi_monitor import PIMonitor
+from onn_lightning.callbacks.pi_monitor import ReadsVitals
 
 
-class PolicyCallback(Callback):
+class PolicyCallback(ReadsVitals):
     """Holds policies; what to do with their answers is the subclass's.
 
     Args:
@@ -27,15 +27,6 @@ class PolicyCallback(Callback):
 
     def __init__(self, policies: Mapping[str, nn.Module]) -> None:
         self.policies = nn.ModuleDict(policies)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the monitor.
-
-        Raises:
-            MisconfigurationException: without a monitor before this callback.
-        """
-        if stage == "fit":
-            PIMonitor.require_before(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The policies' state lies where the vitals are made."""

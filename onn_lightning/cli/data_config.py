@@ -14,7 +14,7 @@ from onn_lightning.cli.config_files import bundled_list
 from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
 from onn_lightning.cli.errors import UsageError
 from onn_lightning.cli.explain import explain
-from onn_lightning.cli.lightning_cli import OmniArgumentParser
+from onn_lightning.cli.lightning_cli import OmniArgumentParser, share_modalities
 from onn_lightning.module import OmniModule
 
 OTHER_KEYS = {
@@ -71,12 +71,7 @@ def build_outline(prog: str, configs: Sequence[str], overrides: Sequence[str]) -
     """
     parser = _parser(prog)
     parser.add_lightning_class_args(OmniModule, "model", subclass_mode=True)
-    parser.link_arguments(
-        "data",
-        "model.init_args.modalities",
-        compute_fn=lambda data: data.modalities,
-        apply_on="instantiate",
-    )
+    share_modalities(parser)
     for key, kind in OTHER_KEYS.items():
         if key != "model":
             parser.add_argument(f"--{key}", type=kind)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from onn_lightning.cli.arguments import VerbParser
+from onn_lightning.cli.arguments import VerbParser, above_zero, positive
 from onn_lightning.cli.errors import UsageError
-from onn_lightning.cli.prune import amount
+from onn_lightning.estimate.peaks import PEAKS
 
 if TYPE_CHECKING:
     from onn_lightning.estimate.run import Estimate
@@ -30,7 +30,7 @@ Further options change the config, as those of `onn fit` do. GB are 10^9 bytes.
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> VerbParser:
     """The options of `onn estimate`."""
     parser = VerbParser(
         "estimate",
@@ -41,11 +41,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-c", "--config", action="append", default=[], metavar="FILE", help="training config; repeatable"
     )
-    parser.add_argument("--gpus", type=amount, default=1, metavar="N", help="of the whole run (default: 1)")
-    parser.add_argument("--gpu-memory", type=amount, metavar="GB", help="of one GPU: says what fits")
-    parser.add_argument("--gpu", metavar="NAME", help="h100, h200, a100, l40s or a10: its bfloat16 peak")
-    parser.add_argument("--peak-tflops", type=amount, metavar="N", help="peak of any other device")
-    parser.add_argument("--mfu", type=amount, default=0.4, help="share of the peak reached (default: 0.4)")
+    parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="of the whole run (default: 1)")
+    parser.add_argument("--gpu-memory", type=above_zero, metavar="GB", help="of one GPU: says what fits")
+    parser.add_argument("--gpu", metavar="NAME", help=f"{', '.join(PEAKS)}: its bfloat16 peak")
+    parser.add_argument("--peak-tflops", type=above_zero, metavar="N", help="peak of any other device")
+    parser.add_argument(
+        "--mfu", type=above_zero, default=0.4, help="share of the peak reached (default: 0.4)"
+    )
     parser.add_argument("--json", action="store_true", help="the same numbers as JSON")
     return parser
 
@@ -58,21 +60,17 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    options, overrides = make_parser().parse_known_args(arguments)
-    foreign = [word for word in overrides if word.startswith("-") and not _changes_config(word)]
-    if foreign:
-        raise UsageError(f"unrecognized arguments: {foreign[0]}; `onn estimate --help` lists the options")
-    if options.gpus != int(options.gpus):
-        raise UsageError(f"--gpus {options.gpus}: give a whole number")
+    options, overrides = make_parser().parse_with_overrides(arguments, ["data", "model", "trainer"])
     if options.mfu > 1:
         raise UsageError(f"--mfu {options.mfu}: it is a share, at most 1")
 
-    from onn_lightning.cli.data_config import build_outline
-    from onn_lightning.estimate.activations import PRECISIONS
-    from onn_lightning.estimate.run import PEAKS, estimate
-
     if options.gpu is not None and options.gpu.lower() not in PEAKS:
         raise UsageError(f"--gpu {options.gpu}: known are {', '.join(PEAKS)}; else give --peak-tflops")
+
+    from onn_lightning.cli.data_config import build_outline
+    from onn_lightning.estimate.activations import PRECISIONS
+    from onn_lightning.estimate.run import estimate
+
     peak = None if options.gpu is None else PEAKS[options.gpu.lower()]
     peak = peak if options.peak_tflops is None else options.peak_tflops * 1e12
     outline = build_outline("onn estimate", options.config, overrides)
@@ -85,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         data.rows_per_batch,
         data.row_length,
         PRECISIONS[precision],
-        int(options.gpus),
+        options.gpus,
         peak,
         options.mfu,
     )
@@ -95,10 +93,6 @@ def main(arguments: Sequence[str]) -> int:
     else:
         print("\n".join(_as_text(found, header, options)))
     return 0
-
-
-def _changes_config(word: str) -> bool:
-    return word.split(".")[0].split("=")[0] in ("--data", "--model", "--trainer")
 
 
 def _as_json(found: Estimate, memory: float | None) -> dict[str, Any]:
@@ -119,7 +113,7 @@ def _as_text(found: Estimate, header: str, options: argparse.Namespace) -> list[
         f"  forward {found.forward:.3g} (attention {found.attention:.3g}), backward {found.backward:.3g}",
     ]
     if found.tokens_per_day is not None:
-        gpus = f"{options.gpus:.0f} GPU{'s' if options.gpus > 1 else ''}"
+        gpus = f"{options.gpus} GPU{'s' if options.gpus > 1 else ''}"
         lines.append(f"  {found.tokens_per_day:.3g} tokens a day on {gpus} at an MFU of {options.mfu:.0%}")
     step = found.step
     lines += [

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onn_lightning.cli.arguments import VerbParser
+from onn_lightning.cli.arguments import VerbParser, positive
 from onn_lightning.cli.generate import show
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ Any field of the DataModule can be overridden by --data.<field>, as for `onn fit
 SPLITS = ("train", "validation", "test", "predict")
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> VerbParser:
     """The options of `onn inspect` but those of the DataModule."""
     parser = VerbParser(
         "inspect",
@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=SPLITS, default="train", help="which data (default: train)")
     parser.add_argument(
         "--batches",
-        type=_positive,
+        type=positive,
         default=2,
         metavar="N",
         help="how many, of held-out data of each source (default: 2)",
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tokens",
-        type=_positive,
+        type=positive,
         default=400,
         metavar="N",
         help="show N tokens of each stretch of text (default: 400)",
@@ -80,11 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    parser = make_parser()
-    options, overrides = parser.parse_known_args(arguments)
-    for argument in overrides:
-        if argument.startswith("-") and not argument.startswith("--data"):
-            parser.error(f"unrecognized arguments: {argument}")
+    options, overrides = make_parser().parse_with_overrides(arguments, ["data"])
 
     from onn_lightning.cli.data_config import build_data
     from onn_lightning.inspection import Inspector
@@ -94,12 +90,6 @@ def main(arguments: Sequence[str]) -> int:
     inspector = Inspector(data, options.split, options.batches, folder)
     show(_as_json(inspector) if options.json else _as_text(inspector, options.tokens))
     return 0
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
-    return int(text)
 
 
 def _as_text(inspector: Inspector, limit: int) -> Iterator[str]:

@@ -47,7 +47,7 @@ from onn_lightning.cli.run_folder import (
     SaveRunConfig,
     default_callbacks,
     default_loggers,
-    with_monitor,
+    with_guards,
 )
 from onn_lightning.reshaping.rebuild import NetworkReshaped
 
@@ -60,6 +60,16 @@ class OmniArgumentParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config_paths: list[Path] = []
+
+
+def share_modalities(parser: LightningArgumentParser) -> None:
+    """Give the model the very modalities that `data` defines; the parser has `data` and `model`."""
+    parser.link_arguments(
+        "data",
+        "model.init_args.modalities",
+        compute_fn=lambda data: data.modalities,
+        apply_on="instantiate",
+    )
 
 
 class OmniCLI(LightningCLI):
@@ -127,12 +137,7 @@ class OmniCLI(LightningCLI):
                 action="store_true",
                 help="go on from the run's newest complete checkpoint; start afresh where there is none",
             )
-        parser.link_arguments(
-            "data",
-            "model.init_args.modalities",
-            compute_fn=lambda data: data.modalities,
-            apply_on="instantiate",
-        )
+        share_modalities(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a mistake leaves as one line."""
@@ -221,7 +226,7 @@ class OmniCLI(LightningCLI):
         given = trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         kwargs["plugins"] = with_durable_io(trainer.plugins, trainer.strategy)
-        kwargs["callbacks"] = [*with_monitor(given), *default_callbacks(given, trainer.as_dict())]
+        kwargs["callbacks"] = [*with_guards(given), *default_callbacks(given, trainer.as_dict())]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError) as error:  # Lightning's own checks of the arguments

@@ -66,7 +66,7 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
     return callbacks
 
 
-def with_monitor(given: Sequence[Callback]) -> list[Callback]:
+def with_guards(given: Sequence[Callback]) -> list[Callback]:
     """The callbacks of a config, with a PI monitor in front and, after it, what skips broken steps.
 
     In front, since regulating callbacks read what the monitor measures in the same step. Where the config has

@@ -13,11 +13,9 @@ from torch import nn
 
 from onn_lightning.estimate.activations import Precision, Step, step_memory
 from onn_lightning.estimate.states import States, strategies
-from onn_lightning.flops import trunk_forward_flops
+from onn_lightning.flops import embedder_weights, head_weights, trunk_forward_flops
 from onn_lightning.module import OmniModule
 
-PEAKS = {"h100": 989e12, "h200": 989e12, "a100": 312e12, "l40s": 362e12, "a10": 125e12}
-"""FLOPs a second of dense bfloat16 products, after the makers' data sheets."""
 _SECONDS_A_DAY = 86_400
 
 
@@ -69,7 +67,11 @@ def estimate(
     """
     config = module.trunk.config
     embedder, head = _of_text(module.embedders), _of_text(module.heads)
-    ends = 2 * (_products(head) + _linear(embedder))
+    ends = 0.0
+    if embedder is not None:
+        ends += 2 * embedder_weights(embedder)
+    if head is not None:
+        ends += 2 * head_weights(head)
     trunk = trunk_forward_flops(config, length)
     forward = trunk + ends
     return Estimate(
@@ -102,12 +104,3 @@ def _parts(module: OmniModule) -> dict[str, int]:
             key = top
         parts[key] = parts.get(key, 0) + parameter.numel()
     return parts
-
-
-def _products(head: nn.Module | None) -> int:
-    return 0 if head is None else sum(weight.numel() for weight in head.parameters() if weight.ndim == 2)
-
-
-def _linear(embedder: nn.Module | None) -> int:
-    layers = [] if embedder is None else embedder.modules()
-    return sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Linear))
