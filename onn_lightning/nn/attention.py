@@ -132,16 +132,29 @@ class DynSIHA(nn.Module):
             observer(self.qkv, x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         )  # [B, H + 2 KV, T, d]
         q, k, v = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+        mixed = self._attend(q, k, v, rotary, mask, cache, layer)  # [B, H, T, d]
+        mixed = mixed.transpose(1, 2).flatten(-2)  # [B, T, H * d]
+        return observer(self.output, rms_normalize(mixed) if self.normalized else mixed)
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+    ) -> Tensor:
+        """[B, heads, T, d] queries and [B, KV heads, T, d] keys and values -> [B, heads, T, d]."""
         if self.normalized:
             q, k = rms_normalize(q), rms_normalize(k)
         q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        mixed = F.scaled_dot_product_attention(
+        return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.num_kv_heads != self.num_heads
-        )  # [B, H, T, d]
-        mixed = mixed.transpose(1, 2).flatten(-2)  # [B, T, H * d]
-        return observer(self.output, rms_normalize(mixed) if self.normalized else mixed)
+        )
 
 
 def cached_causal_mask(past: int, new: int, device: torch.device) -> Tensor:

@@ -24,13 +24,16 @@ Shapes: M tokens (all leading dimensions flattened), D = in_features, N = out_fe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+GatherSurprise = Callable[[Tensor], Tensor] | None
+"""Makes S of all neurons of a layer out of S of those computed here; None: all are."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,18 @@ class _SparseBayesianFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, surprise: Tensor
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, surprise: Tensor, gather_surprise: GatherSurprise
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x [M, D], weight [2N, D] = (scaled keys, mu), bias [2N] = (-gate, mu_bias), surprise [N]."""
+        """x [M, D], weight [2N, D] = (scaled keys, mu), bias [2N] = (-gate, mu_bias), surprise [N].
+
+        With `gather_surprise` N are the neurons computed here, and surprise is as long as what it returns.
+        """
         pre = F.linear(x, weight, bias)  # [M, 2N]
         scores, values = pre.chunk(2, dim=-1)
         y = F.relu(scores).mul_(values)
         activation = torch.gt(scores, 0).mean(dim=0, dtype=surprise.dtype)
         ctx.save_for_backward(x, weight, pre)
+        ctx.gather_surprise = gather_surprise
         ctx.mark_non_differentiable(activation)
         ctx.set_materialize_grads(False)
         return y, surprise.new_zeros(()), activation
@@ -72,13 +79,14 @@ class _SparseBayesianFunction(torch.autograd.Function):
         ctx: Any, grad_y: Tensor | None, grad_handle: Tensor | None, _: None
     ) -> tuple[Tensor | None, ...]:
         if grad_y is None:
-            return None, None, None, None
+            return None, None, None, None, None
         x, weight, pre = ctx.saved_tensors
         scores, values = pre.chunk(2, dim=-1)
-        surprise = None
+        surprise = all_surprise = None
         if grad_handle is not None or ctx.needs_input_grad[3]:
             statistics_type = torch.promote_types(grad_y.dtype, torch.float32)
             surprise = torch.linalg.vector_norm(grad_y, dim=0, dtype=statistics_type)  # [N]
+            all_surprise = surprise if ctx.gather_surprise is None else ctx.gather_surprise(surprise)
         grad_pre = torch.empty_like(pre)  # [M, 2N]
         grad_scores, grad_values = grad_pre.chunk(2, dim=-1)
         fired_grad = torch.ops.aten.threshold_backward(grad_y, scores, 0)  # G where the neuron fired
@@ -86,10 +94,10 @@ class _SparseBayesianFunction(torch.autograd.Function):
         torch.mul(fired_grad, values, out=grad_scores)
         grad_x = grad_pre @ weight if ctx.needs_input_grad[0] else None  # before the injection: x stays clean
 
-        if grad_handle is not None and surprise is not None:
+        if grad_handle is not None and surprise is not None and all_surprise is not None:
             # L_gate = sum_i -p_i log p_i, p_i = S_i / stopgrad(sum_j S_j),
             # dS_i/dw_ti = G_ti^2 / S_i where the neuron fired
-            total = surprise.sum()
+            total = all_surprise.sum()
             p = surprise / total
             pull = torch.where(surprise > 0, (-p.log() - 1) / (total * surprise), 0.0) * grad_handle  # [N]
             largest = torch.finfo(grad_y.dtype).max  # where S underflows G^2 is 0, and 0 * inf would be NaN
@@ -97,7 +105,7 @@ class _SparseBayesianFunction(torch.autograd.Function):
             grad_scores.addcmul_(fired_grad, grad_y)
         grad_weight = grad_pre.mT @ x if ctx.needs_input_grad[1] else None
         grad_bias = grad_pre.sum(dim=0) if ctx.needs_input_grad[2] else None
-        return grad_x, grad_weight, grad_bias, surprise if ctx.needs_input_grad[3] else None
+        return grad_x, grad_weight, grad_bias, all_surprise if ctx.needs_input_grad[3] else None, None
 
 
 class SparseBayesianLinear(nn.Module):
@@ -114,6 +122,8 @@ class SparseBayesianLinear(nn.Module):
         mu_weight [N, D], sigma_weight [N, D] (raw; sigma = softplus), gate_param [N], mu_bias [N].
     Source: ours, after the published experiments; the names are those of their checkpoints.
     """
+
+    _gather_surprise: GatherSurprise = None
 
     def __init__(
         self,
@@ -142,6 +152,10 @@ class SparseBayesianLinear(nn.Module):
         nn.init.constant_(self.gate_param, gate)
         nn.init.zeros_(self.mu_bias)
 
+    def _neurons_here(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """mu_weight, sigma_weight, gate_param and mu_bias of the neurons that `observe` computes."""
+        return self.mu_weight, self.sigma_weight, self.gate_param, self.mu_bias
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
@@ -159,10 +173,9 @@ class SparseBayesianLinear(nn.Module):
             surprise: [N] zeros that require grad, a leaf or a part of one, which receives S as its
                 gradient; None: a leaf is made.
         """
-        weight = torch.cat(
-            (self.mu_weight * F.softplus(self.sigma_weight) * self.score_scale, self.mu_weight)
-        )
-        bias = torch.cat((-self.gate_param, self.mu_bias))
+        mu_weight, sigma_weight, gate_param, mu_bias = self._neurons_here()
+        weight = torch.cat((mu_weight * F.softplus(sigma_weight) * self.score_scale, mu_weight))
+        bias = torch.cat((-gate_param, mu_bias))
         if surprise is None:
             statistics_type = torch.promote_types(self.mu_weight.dtype, torch.float32)
             surprise = torch.zeros(self.out_features, dtype=statistics_type, device=x.device)
@@ -171,8 +184,10 @@ class SparseBayesianLinear(nn.Module):
             compute = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(compute), weight.to(compute), bias.to(compute)
         tokens = x.reshape(-1, x.shape[-1])  # [M, D]
-        y, handle, activation = _SparseBayesianFunction.apply(tokens, weight, bias, surprise)
-        return SBLOutput(y.view(*x.shape[:-1], self.out_features), handle, surprise, activation)
+        y, handle, activation = _SparseBayesianFunction.apply(
+            tokens, weight, bias, surprise, self._gather_surprise
+        )
+        return SBLOutput(y.view(*x.shape[:-1], y.shape[-1]), handle, surprise, activation)
 
 
 class SBLObserver:
