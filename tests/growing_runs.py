@@ -87,7 +87,6 @@ def fit(
         default_root_dir=folder,
         max_steps=max_steps,
         accelerator="cpu",
-        logger=CSVLogger(folder, name="csv"),
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -97,7 +96,7 @@ def fit(
             Witness(),
             ModelCheckpoint(folder / "checkpoints", save_last=True, every_n_train_steps=1, save_top_k=0),
         ],
-        **{"limit_val_batches": 0} | settings,
+        **{"limit_val_batches": 0, "logger": CSVLogger(folder, name="csv")} | settings,
     )
     trainer.fit(module, data(), ckpt_path=checkpoint)
     return trainer

@@ -22,7 +22,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from onn_lightning.callbacks import (
     Dashboard,
@@ -34,13 +34,14 @@ from onn_lightning.callbacks import (
     Throughput,
 )
 from onn_lightning.cli.interrupt import FinishStep
+from onn_lightning.loggers import LastingCSVLogger, LastingTensorBoardLogger
 
 RUNS = "runs"
 
 
 def default_loggers(folder: Path) -> list[Logger]:
     """TensorBoard straight in the run folder (Lightning then puts checkpoints/ there too) and CSV."""
-    return [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="csv")]
+    return [LastingTensorBoardLogger(folder, name="", version=""), LastingCSVLogger(folder, name="csv")]
 
 
 def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> list[Callback]:
