@@ -153,7 +153,7 @@ class DynSIHA(nn.Module):
         if cache is not None:
             k, v = cache.append(layer, k, v)
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.num_kv_heads != self.num_heads
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
         )
 
 

@@ -130,7 +130,8 @@ def local_part(tensor: Tensor) -> Tensor:
 
 def _local_mask(mask: Tensor, parameter: Tensor) -> Tensor:
     if isinstance(parameter, DTensor) and not isinstance(mask, DTensor):
-        rows = [place if place.is_shard(dim=0) else Replicate() for place in parameter.placements]
+        # asked so, since FSDP2 over tensor parallelism shards rows in strides, which is no `Shard` to torch
+        rows = [place if getattr(place, "dim", None) == 0 else Replicate() for place in parameter.placements]
         mask = distribute_tensor(mask, parameter.device_mesh, rows, src_data_rank=None)
     return local_part(mask).to(parameter.device, non_blocking=True)
 
