@@ -20,7 +20,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOADED = ["torch", "lightning.pytorch", "torch.distributed.fsdp", "onn_lightning"]
+PRELOADED = ["torch", "lightning.pytorch", "torch.distributed.fsdp", "onn_lightning.cli.lightning_cli"]
+
+
+def torchrun_environment(count: int) -> dict[str, str]:
+    """What torchrun tells all of `count` ranks of one machine, at a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "NODE_RANK": "0",
+            "WORLD_SIZE": str(count),
+        }
 
 
 def run_ranks(function: Callable[..., None], *arguments: Any, count: int = 2) -> None:
@@ -33,17 +45,9 @@ def run_ranks(function: Callable[..., None], *arguments: Any, count: int = 2) ->
     Raises:
         ProcessRaisedException: if a rank fails; with its traceback.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        environment = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free.getsockname()[1]),
-            "NODE_RANK": "0",
-            "WORLD_SIZE": str(count),
-        }
     multiprocessing.set_forkserver_preload(PRELOADED)
     mp.start_processes(
-        _rank, (function, list(sys.path), environment, arguments), nprocs=count, start_method="forkserver"
+        _rank, (function, list(sys.path), torchrun_environment(count), arguments), nprocs=count, start_method="forkserver"
     )
 
 
