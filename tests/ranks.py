@@ -46,9 +46,8 @@ def run_ranks(function: Callable[..., None], *arguments: Any, count: int = 2) ->
         ProcessRaisedException: if a rank fails; with its traceback.
     """
     multiprocessing.set_forkserver_preload(PRELOADED)
-    mp.start_processes(
-        _rank, (function, list(sys.path), torchrun_environment(count), arguments), nprocs=count, start_method="forkserver"
-    )
+    given = (function, list(sys.path), torchrun_environment(count), arguments)
+    mp.start_processes(_rank, given, nprocs=count, start_method="forkserver")
 
 
 def _rank(

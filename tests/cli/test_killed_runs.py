@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command_processes import DDP, RecordsLosses, ended, printed, recorded, start, wait_until
+from command_processes import DDP, ended, printed, recorded, start, wait_until
 from lightning.pytorch import Callback
 
 from onn_lightning.checkpoint.complete import newest_intact_checkpoint
@@ -26,9 +27,14 @@ class LargeState(Callback):
 
 
 def changes(file: str, stop_at: int | None = None, saved: bool = True) -> dict[str, Any]:
-    records = {"class_path": "command_processes.RecordsLosses", "init_args": {"file": file, "stop_at": stop_at}}
-    saves = {"class_path": "onn_lightning.callbacks.RunCheckpoint", "init_args": {"every_n_train_steps": 1}}
-    saves["init_args"]["save_last"] = True
+    records = {
+        "class_path": "command_processes.RecordsLosses",
+        "init_args": {"file": file, "stop_at": stop_at},
+    }
+    saves = {
+        "class_path": "onn_lightning.callbacks.RunCheckpoint",
+        "init_args": {"every_n_train_steps": 1, "save_last": True},
+    }
     report = {"class_path": "onn_lightning.callbacks.RunReport", "init_args": {"answers": 0}}
     large = {"class_path": f"{__name__}.LargeState"}
     return {
@@ -40,9 +46,15 @@ def changes(file: str, stop_at: int | None = None, saved: bool = True) -> dict[s
     }
 
 
-def records_of(folder: Path, name: str) -> int:
-    path = folder / f"{name}.0"
-    return path.stat().st_size if path.exists() else 0
+def trains_on(processes: list[BaseProcess], record: Path) -> None:
+    """Come back once a run has trained another batch."""
+    before = record.stat().st_size if record.exists() else 0
+    wait_until(
+        lambda: (
+            (record.exists() and record.stat().st_size > before)
+            or not all(process.is_alive() for process in processes)
+        )
+    )
 
 
 @pytest.mark.slow
@@ -52,9 +64,8 @@ def test_fifty_kills_at_any_moment_change_no_loss(write_config: Write, folder: P
     command, run = ("fit", "--config", config, "--resume"), folder / "runs/killed"
     in_saving = 0
     for kill in range(50):
-        before = records_of(folder, "killed")
         (process,) = start(command, folder)
-        wait_until(lambda before=before: records_of(folder, "killed") > before or not process.is_alive())
+        trains_on([process], folder / "killed.0")
         time.sleep(chance.uniform(0, 0.15))
         process.kill()
         assert ended([process]) == [-9], printed(folder)[-2000:]
@@ -77,9 +88,8 @@ def test_kills_of_one_of_two_ranks_or_of_both_change_no_loss(write_config: Write
     chance = random.Random(2)
     config = write_config("killed.yaml", changes("killed"))
     for victims in ([0], [1], [0, 1], [1], [0]):
-        before = records_of(folder, "killed")
         ranks = start(("fit", "--config", config, "--resume", *DDP), folder, count=2)
-        wait_until(lambda before=before, ranks=ranks: records_of(folder, "killed") > before + 20)
+        trains_on(ranks, folder / "killed.0")
         time.sleep(chance.uniform(0, 0.2))
         for victim in victims:
             ranks[victim].kill()
