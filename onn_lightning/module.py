@@ -9,6 +9,8 @@ Notable:
 - Surprise exists only after backward: a step leaves a `StepRecord`, out of which the `PIMonitor` callback
   makes PI and all logged figures, over micro-batches and ranks.
 - No `.item()` and no Python branch on a tensor's value in the training step.
+- Several ranks make one global batch: every mean is taken over its targets, tau over its predictions. A
+  rank's loss is its part of the sum times the number of ranks, since gradients are averaged over them.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,6 +31,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from onn_lightning.batch import Batch
 from onn_lightning.checkpoint import description
+from onn_lightning.checkpoint.older import in_todays_shapes
+from onn_lightning.distributed import DataParallel, Sharding, parallelize
+from onn_lightning.distributed.data_parallel import to_device
+from onn_lightning.distributed.materialize import Draws, is_on_meta
+from onn_lightning.distributed.whole_kl import whole_kl
 from onn_lightning.held_out import BitsPerByte, HeldOutMetrics
 from onn_lightning.modality import HeadOutput, Modality
 from onn_lightning.network import Network
@@ -39,7 +47,6 @@ from onn_lightning.nn import (
     TrunkOutput,
     scatter_embeddings,
 )
-from onn_lightning.nn.loss import gaussian_kl
 from onn_lightning.optim import default_optimizer, parameter_groups
 from onn_lightning.regulation.integrity import Alpha, Gamma, Integrity
 from onn_lightning.regulation.measure import Measured
@@ -63,6 +70,9 @@ class OmniModule(LightningModule):
         pi_alpha: how steep PI is; a number, or "activation_rate".
         pi_gamma: how much surprise counts in PI; a number, or "gate_threshold" (its softplus).
         prior_std_range: bounds (low, high) within which the KL's prior_std follows tau.
+        surprise: of which tokens the gate loss takes S when there are several ranks: "global", of the whole
+            batch's, so that any number of ranks trains alike; "per_rank", of each rank's own, without an
+            all-reduce of one number a neuron in every SBL's backward pass.
     Raises:
         ValueError: for two modalities of one name, a loss weight for an unknown one, or a constant of PI that
             is neither a number of at least 0 nor the word.
@@ -89,6 +99,7 @@ class OmniModule(LightningModule):
         pi_alpha: Alpha = 1.0,
         pi_gamma: Gamma = 1.0,
         prior_std_range: tuple[float, float] = (0.1, 1.0),
+        surprise: Literal["global", "per_rank"] = "global",
     ) -> None:
         super().__init__()
         self.modalities: dict[str, Modality] = {modality.name: modality for modality in modalities}
@@ -101,21 +112,38 @@ class OmniModule(LightningModule):
         self.warmup_steps, self.min_lr_ratio = warmup_steps, min_lr_ratio
         self.integrity = Integrity(pi_alpha, pi_gamma)
         self.prior_std_range = prior_std_range
+        self.surprise = surprise
+        self.ranks = DataParallel()
 
+        draws = Draws()
         network = Network(trunk, modalities)
+        self._draws = draws if is_on_meta(network) else None
         self.trunk, self.positions = network.trunk, network.positions
         self.embedders, self.heads = network.embedders, network.heads
         weights = [(loss_weights or {}).get(name, 1.0) for name in self.heads]
-        self.register_buffer("loss_weights", torch.tensor(weights))
-        self.register_buffer("w_gate", torch.tensor(float(w_gate)))
-        self.register_buffer("w_kl", torch.tensor(float(w_kl)))
+        self.register_buffer("loss_weights", torch.tensor(weights, device="cpu"))
+        self.register_buffer("w_gate", torch.tensor(float(w_gate), device="cpu"))
+        self.register_buffer("w_kl", torch.tensor(float(w_kl), device="cpu"))
         self.held_out = nn.ModuleDict()
-        self.train_bits_per_byte = BitsPerByte()
+        with torch.device("cpu"):  # also where the network is built on the meta device
+            self.train_bits_per_byte = BitsPerByte()
         self.last_step: StepRecord | None = None
         self.vitals: Vitals | None = None
         """The figures of the newest optimizer step, set by `PIMonitor`."""
         self.history: list[dict[str, Any]] = []
         """How the network was reshaped so far, see `description.history`."""
+
+    # ---- many ranks ------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Give values to what was built on the meta device; shard where the trainer's strategy does so."""
+        strategy = self.trainer.strategy
+        mesh = strategy.device_mesh if isinstance(strategy, ModelParallelStrategy) else None
+        parallelize(self, mesh, getattr(strategy, "sharding", Sharding()), self._draws)
+        self.ranks = DataParallel.of(strategy)
+        sums = self.ranks.sum if self.ranks.size > 1 and self.surprise == "global" else None
+        for _, layer in self.trunk.sbl_layers():
+            layer.sum_squares = sums
 
     # ---- forward ---------------------------------------------------------------------------------
 
@@ -142,12 +170,20 @@ class OmniModule(LightningModule):
             outputs[name] = output if isinstance(output, HeadOutput) else HeadOutput(output)
         return outputs
 
-    def main_loss(self, outputs: Mapping[str, HeadOutput]) -> Tensor:
-        """L_main: the weighted sum of every modality's mean loss; 0 for a modality without targets."""
+    def main_loss(self, outputs: Mapping[str, HeadOutput], targets: Tensor | None = None) -> Tensor:
+        """L_main: the weighted sum of every modality's mean loss; 0 for a modality without targets.
+
+        Args:
+            outputs: of the heads.
+            targets: [H] how many each modality has on all ranks; None: these are all. With several ranks
+                L_main is the mean of what they return.
+        """
         total = self.loss_weights.new_zeros(())
-        for name, weight in zip(self.heads, self.loss_weights, strict=True):
+        for place, (name, weight) in enumerate(zip(self.heads, self.loss_weights, strict=True)):
             if name in outputs:
-                total = total + weight * _mean(outputs[name].loss)
+                loss = outputs[name].loss
+                count = max(1, loss.numel()) if targets is None else targets[place] / self.ranks.size
+                total = total + weight * (loss.sum() / count)
         return total
 
     # ---- training --------------------------------------------------------------------------------
@@ -156,24 +192,31 @@ class OmniModule(LightningModule):
         """VFE of one batch."""
         output = self(batch)
         outputs = self.predict_targets(batch, output.hidden)
-        main_loss = self.main_loss(outputs)
-        tau = _mean_entropy(outputs, main_loss)
-        prior_std = tau.clamp(*self.prior_std_range)
-        kl = gaussian_kl(((sbl.mu_weight, sbl.sigma_weight) for _, sbl in self.trunk.sbl_layers()), prior_std)
-        loss = main_loss + self.w_gate * output.auxiliary.gate_handle + self.w_kl * kl
-
+        like = self.loss_weights.new_zeros((), dtype=output.auxiliary.surprise.dtype)
         losses = [outputs[name].loss.detach() if name in outputs else None for name in self.heads]
         entropies = [outputs[name].entropy if name in outputs else None for name in self.heads]
+        entropy_sums, targets, predictions = _sums(entropies, like), _counts(losses), _counts(entropies)
+
+        counts = to_device((*targets, sum(predictions)), like)
+        whole = self.ranks.sum(torch.cat((counts, entropy_sums.sum()[None])))  # of all ranks
+        whole_targets, tau = whole[:-2].clamp_min(1), whole[-1] / whole[-2].clamp_min(1)
+        main_loss = self.main_loss(outputs, whole_targets)
+        kl = whole_kl((layer for _, layer in self.trunk.sbl_layers()), tau.clamp(*self.prior_std_range))
+        gate_loss = output.auxiliary.gate_handle
+        if self.surprise == "global":  # one gate loss of all ranks: what is injected is averaged over them
+            gate_loss = gate_loss * self.ranks.size
+        loss = main_loss + self.w_gate * gate_loss + self.w_kl * kl
+
         self.last_step = StepRecord(
             main_loss=main_loss.detach(),
             kl=kl.detach(),
             surprise=output.auxiliary.surprise,
             activation=output.auxiliary.activation,
             tokens=batch.modality_ids.numel(),
-            loss_sums=_sums(losses, main_loss),
-            entropy_sums=_sums(entropies, main_loss),
-            targets=_counts(losses),
-            predictions=_counts(entropies),
+            loss_sums=_sums(losses, like),
+            entropy_sums=entropy_sums,
+            targets=targets,
+            predictions=predictions,
         )
         for head_output in outputs.values():
             if head_output.num_bytes is not None:  # a single batch says little of text: over the whole epoch
@@ -268,8 +311,10 @@ class OmniModule(LightningModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the history that the checkpoint's description holds."""
+        """Take over the history that the checkpoint's description holds; older shapes become today's."""
         self.history = description.history(checkpoint)
+        if "state_dict" in checkpoint:  # otherwise the strategy has loaded the weights
+            checkpoint.update(in_todays_shapes(checkpoint, self))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -303,17 +348,6 @@ class OmniModule(LightningModule):
         from onn_lightning.generation import generate
 
         return "".join(generate(self, document, **settings))
-
-
-def _mean(loss: Tensor) -> Tensor:
-    """Mean, and 0 (with a graph) for a modality without targets in this batch."""
-    return loss.sum() / max(1, loss.numel())
-
-
-def _mean_entropy(outputs: Mapping[str, HeadOutput], like: Tensor) -> Tensor:
-    """tau: mean entropy over all supervised positions whose head predicts a distribution."""
-    entropies = [output.entropy for output in outputs.values() if output.entropy is not None]
-    return _mean(torch.cat(entropies)).to(like.dtype) if entropies else like.new_zeros(())
 
 
 def _sums(values: Sequence[Tensor | None], like: Tensor) -> Tensor:

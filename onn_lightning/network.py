@@ -9,6 +9,7 @@ Notable:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -16,8 +17,36 @@ from onn_lightning.modality import Modality
 from onn_lightning.nn import AdditivePositions, MoIETrunk, TrunkConfig
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What stands around the trunk: positions, and embedder and head of every modality that has them."""
+
+    positions: AdditivePositions
+    embedders: nn.ModuleDict
+    heads: nn.ModuleDict
+
+
+def surroundings(trunk: TrunkConfig, modalities: Sequence[Modality]) -> Surroundings:
+    """Build what stands around a trunk.
+
+    Args:
+        trunk: shape of the tower.
+        modalities: the kinds of data, of different names.
+    """
+    width = trunk.hidden_size
+    positions = AdditivePositions(width, trunk.rope_theta, trunk.yarn)
+    embedders = nn.ModuleDict({m.name: m.build_embedder(width) for m in modalities})
+    heads = {m.name: m.build_head(width) for m in modalities}
+    made = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
+    for name, head in made.items():
+        tie_weights = getattr(head, "tie_weights", None)
+        if callable(tie_weights):
+            tie_weights(embedders[name])
+    return Surroundings(positions, embedders, made)
+
+
 class Network(nn.Module):
-    """Trunk, positions, and an embedder and a head for every modality that has them.
+    """Trunk and surroundings.
 
     Args:
         trunk: shape of the tower.
@@ -26,13 +55,6 @@ class Network(nn.Module):
 
     def __init__(self, trunk: TrunkConfig, modalities: Sequence[Modality]) -> None:
         super().__init__()
-        width = trunk.hidden_size
         self.trunk = MoIETrunk(trunk)
-        self.positions = AdditivePositions(width, trunk.rope_theta, trunk.yarn)
-        self.embedders = nn.ModuleDict({m.name: m.build_embedder(width) for m in modalities})
-        heads = {m.name: m.build_head(width) for m in modalities}
-        self.heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
-        for name, head in self.heads.items():
-            tie_weights = getattr(head, "tie_weights", None)
-            if callable(tie_weights):
-                tie_weights(self.embedders[name])
+        around = surroundings(trunk, modalities)
+        self.positions, self.embedders, self.heads = around.positions, around.embedders, around.heads

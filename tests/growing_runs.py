@@ -77,12 +77,11 @@ def fit(
     checkpoint: Path | None,
     callbacks: Sequence[Callback] = (),
     max_steps: int = 8,
-    module_class: type[OmniModule] = OmniModule,
     **settings: Any,
 ) -> Trainer:
     """Build everything from the beginning and train."""
     torch.manual_seed(0)
-    module = module_class(trunk or TRUNK, [ByteText()], warmup_steps=2)
+    module = OmniModule(trunk or TRUNK, [ByteText()], warmup_steps=2)
     trainer = Trainer(
         default_root_dir=folder,
         max_steps=max_steps,

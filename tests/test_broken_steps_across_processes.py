@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from monitored import MODALITIES, PARTS, TRUNK, moving, watch
 from ranks import run_ranks
 from test_broken_steps import GATE, assert_same_bits, moved, nan_in_loss
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
 
 from onn_lightning import Batch, OmniModule
 from onn_lightning.callbacks import SkipBrokenSteps
+from onn_lightning.distributed import FSDP2Strategy
 from onn_lightning.optim.firing import local_part
 
 PROCESSES, BROKEN_STEP = 2, 1
@@ -55,24 +55,15 @@ class BreakGradientOfRank(Callback):
             local_part(gradient)[1] = math.nan
 
 
-class Sharded(OmniModule):
-    """The module with every weight sharded over all processes."""
-
-    def configure_model(self) -> None:
-        scalars = {parameter for parameter in self.parameters() if parameter.ndim == 0}  # cannot be sharded
-        fully_shard(self, mesh=self.device_mesh["data_parallel"], ignored_params=scalars)
-
-
 def train(rank: int, folder: str) -> None:
     """Three steps in process `rank`, the second broken on rank 1; every run leaves a file of what it saw."""
     spoilt = [*PARTS, *PARTS[:2]]
     spoilt[PROCESSES * BROKEN_STEP + 1] = nan_in_loss(spoilt[PROCESSES * BROKEN_STEP + 1])
     whole = [*PARTS, *PARTS[:2]]
-    sharding = ModelParallelStrategy(data_parallel_size=PROCESSES, tensor_parallel_size=1)
     one_gradient = [BreakGradientOfRank(1)]
-    _run(rank, folder, "loss", spoilt, [], OmniModule, DDPStrategy())
-    _run(rank, folder, "gradient", whole, one_gradient, OmniModule, DDPStrategy())
-    _run(rank, folder, "sharded", whole, one_gradient, Sharded, sharding)
+    _run(rank, folder, "loss", spoilt, [], DDPStrategy())
+    _run(rank, folder, "gradient", whole, one_gradient, DDPStrategy())
+    _run(rank, folder, "sharded", whole, one_gradient, FSDP2Strategy(PROCESSES))
 
 
 def _run(
@@ -81,11 +72,10 @@ def _run(
     name: str,
     batches: list[Batch],
     callbacks: list[Callback],
-    kind: type[OmniModule],
     strategy: Strategy,
 ) -> None:
     torch.manual_seed(0)
-    module = kind(TRUNK, MODALITIES, optimizer=moving, w_gate=0.1)
+    module = OmniModule(TRUNK, MODALITIES, optimizer=moving, w_gate=0.1)
     snapshots, skip = LocalSnapshots(), SkipBrokenSteps()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

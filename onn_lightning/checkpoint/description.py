@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from onn_lightning.checkpoint import reading
+from onn_lightning.checkpoint.older import in_todays_shapes
 from onn_lightning.checkpoint.reading import CheckpointError, first_line
 from onn_lightning.modality import Modality
 from onn_lightning.nn import SBLForm, TrunkConfig, YarnScaling
@@ -162,7 +163,7 @@ def restore_weights(module: nn.Module, checkpoint: Mapping[str, Any], path: str 
         CheckpointError: if names or shapes differ.
     """
     try:
-        module.load_state_dict(checkpoint["state_dict"])
+        module.load_state_dict(in_todays_shapes(checkpoint, module)["state_dict"])
     except (RuntimeError, TypeError) as error:
         lines = " ".join(line.strip() for line in str(error).splitlines()[:3])
         raise CheckpointError(

@@ -1,1 +1,7 @@
 """How a network is spread over processes: the parallelism of a model lives beside it, not inside it."""
+
+from onn_lightning.distributed.data_parallel import DataParallel
+from onn_lightning.distributed.fsdp2_strategy import FSDP2Strategy
+from onn_lightning.distributed.parallelize import Sharding, parallelize
+
+__all__ = ["DataParallel", "FSDP2Strategy", "Sharding", "parallelize"]

@@ -39,7 +39,7 @@ class CharacterHead(nn.Module):
         self.weight: Tensor = nn.Parameter(torch.zeros(vocab_size, width))
         self.projection = nn.Linear(hidden_size, width, bias=False)
         nn.init.normal_(self.projection.weight, std=hidden_size**-0.5)
-        self.logit_scale = nn.Parameter(torch.tensor(width**-0.5))
+        self.logit_scale = nn.Parameter(torch.full((1,), width**-0.5))
         self.register_buffer("num_bytes", num_bytes, persistent=False)
 
     def tie_weights(self, embedder: TextEmbedder) -> None:

@@ -128,11 +128,13 @@ def gaussian_kl(weights: Iterable[tuple[Tensor, Tensor]], prior_std: Tensor) -> 
     """Mean over all weights of KL(N(mu, sigma^2) || N(0, prior_std^2)), in nats.
 
     Args:
-        weights: (mu, raw sigma) of every SBL; sigma = softplus(raw).
+        weights: (mu, raw sigma) of every SBL; sigma = softplus(raw). Some may be empty, as shards are.
         prior_std: scalar tensor.
     """
     total, count = prior_std.new_zeros(()), 0
     for mu, raw_sigma in weights:
+        if not mu.numel():
+            continue
         sigma = F.softplus(raw_sigma.to(torch.promote_types(raw_sigma.dtype, torch.float32)))
         mean_square = (sigma.square() + mu.to(sigma.dtype).square()).mean()
         kl = prior_std.log() - sigma.log().mean() + mean_square / (2 * prior_std.square()) - 0.5

@@ -92,7 +92,12 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, head_dim: int, theta: float, yarn: YarnScaling | None = None) -> None:
         super().__init__()
-        frequencies, self.attention_factor = rotary_frequencies(head_dim, theta, yarn)
+        self._arguments = (head_dim, theta, yarn)
+        self.reset()
+
+    def reset(self) -> None:
+        """Compute the frequencies, also anew where they were left on the meta device."""
+        frequencies, self.attention_factor = rotary_frequencies(*self._arguments)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +155,7 @@ class AdditivePositions(nn.Module):
         super().__init__()
         frequencies, _ = rotary_frequencies(hidden_size, theta, yarn)
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.gain = nn.Parameter(torch.tensor(float(initial_gain)))
+        self.gain = nn.Parameter(torch.full((1,), initial_gain))
 
     def forward(self, positions: Tensor) -> Tensor:
         """positions [B, T] -> [B, T, hidden_size] in the gain's type."""

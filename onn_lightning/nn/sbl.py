@@ -35,6 +35,9 @@ from torch import Tensor, nn
 GatherSurprise = Callable[[Tensor], Tensor] | None
 """Makes S of all neurons of a layer out of S of those computed here; None: all are."""
 
+SumSquares = Callable[[Tensor], Tensor] | None
+"""Adds up S^2 of the same neurons over all who compute other tokens of the same batch; None: all are here."""
+
 
 @dataclass(frozen=True)
 class SBLOutput:
@@ -58,7 +61,13 @@ class _SparseBayesianFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, surprise: Tensor, gather_surprise: GatherSurprise
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        surprise: Tensor,
+        gather_surprise: GatherSurprise,
+        sum_squares: SumSquares,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x [M, D], weight [2N, D] = (scaled keys, mu), bias [2N] = (-gate, mu_bias), surprise [N].
 
@@ -69,7 +78,7 @@ class _SparseBayesianFunction(torch.autograd.Function):
         y = F.relu(scores).mul_(values)
         activation = torch.gt(scores, 0).mean(dim=0, dtype=surprise.dtype)
         ctx.save_for_backward(x, weight, pre)
-        ctx.gather_surprise = gather_surprise
+        ctx.gather_surprise, ctx.sum_squares = gather_surprise, sum_squares
         ctx.mark_non_differentiable(activation)
         ctx.set_materialize_grads(False)
         return y, surprise.new_zeros(()), activation
@@ -79,14 +88,16 @@ class _SparseBayesianFunction(torch.autograd.Function):
         ctx: Any, grad_y: Tensor | None, grad_handle: Tensor | None, _: None
     ) -> tuple[Tensor | None, ...]:
         if grad_y is None:
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         x, weight, pre = ctx.saved_tensors
         scores, values = pre.chunk(2, dim=-1)
-        surprise = all_surprise = None
+        surprise = all_surprise = squares = None
         if grad_handle is not None or ctx.needs_input_grad[3]:
             statistics_type = torch.promote_types(grad_y.dtype, torch.float32)
             surprise = torch.linalg.vector_norm(grad_y, dim=0, dtype=statistics_type)  # [N]
             all_surprise = surprise if ctx.gather_surprise is None else ctx.gather_surprise(surprise)
+            if ctx.sum_squares is not None and grad_handle is not None:
+                squares = ctx.sum_squares(surprise.square())  # on its way while the products below are made
         grad_pre = torch.empty_like(pre)  # [M, 2N]
         grad_scores, grad_values = grad_pre.chunk(2, dim=-1)
         fired_grad = torch.ops.aten.threshold_backward(grad_y, scores, 0)  # G where the neuron fired
@@ -97,7 +108,12 @@ class _SparseBayesianFunction(torch.autograd.Function):
         if grad_handle is not None and surprise is not None and all_surprise is not None:
             # L_gate = sum_i -p_i log p_i, p_i = S_i / stopgrad(sum_j S_j),
             # dS_i/dw_ti = G_ti^2 / S_i where the neuron fired
-            total = all_surprise.sum()
+            if squares is not None:  # the gate loss is that of the whole batch, and so are its p and S
+                surprise = squares.sqrt()
+                whole = surprise if ctx.gather_surprise is None else ctx.gather_surprise(surprise)
+                total = whole.sum()
+            else:
+                total = all_surprise.sum()
             p = surprise / total
             pull = torch.where(surprise > 0, (-p.log() - 1) / (total * surprise), 0.0) * grad_handle  # [N]
             largest = torch.finfo(grad_y.dtype).max  # where S underflows G^2 is 0, and 0 * inf would be NaN
@@ -105,7 +121,7 @@ class _SparseBayesianFunction(torch.autograd.Function):
             grad_scores.addcmul_(fired_grad, grad_y)
         grad_weight = grad_pre.mT @ x if ctx.needs_input_grad[1] else None
         grad_bias = grad_pre.sum(dim=0) if ctx.needs_input_grad[2] else None
-        return grad_x, grad_weight, grad_bias, all_surprise if ctx.needs_input_grad[3] else None, None
+        return grad_x, grad_weight, grad_bias, all_surprise if ctx.needs_input_grad[3] else None, None, None
 
 
 class SparseBayesianLinear(nn.Module):
@@ -124,6 +140,11 @@ class SparseBayesianLinear(nn.Module):
     """
 
     _gather_surprise: GatherSurprise = None
+    sum_squares: SumSquares = None
+    """Makes the gate loss that of a batch of which others compute parts; a leaf gets S of the tokens here.
+
+    Where gradients are averaged over those others, `gate_handle` has to be weighted by their number.
+    """
 
     def __init__(
         self,
@@ -185,7 +206,7 @@ class SparseBayesianLinear(nn.Module):
             x, weight, bias = x.to(compute), weight.to(compute), bias.to(compute)
         tokens = x.reshape(-1, x.shape[-1])  # [M, D]
         y, handle, activation = _SparseBayesianFunction.apply(
-            tokens, weight, bias, surprise, self._gather_surprise
+            tokens, weight, bias, surprise, self._gather_surprise, self.sum_squares
         )
         return SBLOutput(y.view(*x.shape[:-1], y.shape[-1]), handle, surprise, activation)
 

@@ -25,7 +25,8 @@ class StepRecord:
     """What one forward pass of training leaves for the PI monitor (all detached).
 
     Args:
-        main_loss: L_main of this micro-batch, nats.
+        main_loss: L_main of this micro-batch, nats; with several ranks the mean of theirs is that of their
+            global batch.
         kl: KL term, nats.
         surprise: [N] leaf; its `.grad` holds S of every neuron once backward has run.
         activation: [N] fraction of the tokens for which each neuron fired.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from onn_lightning.checkpoint import description
+from onn_lightning.checkpoint.older import in_todays_shapes
 from onn_lightning.modality import Modality
 from onn_lightning.reshaping.data_place import follow_modalities
 from onn_lightning.reshaping.neuron_vectors import reshape_neuron_vectors
@@ -51,6 +52,7 @@ def reshape_checkpoint(
     seed = int(torch.randint(2**62, (), generator=generator))
     reshaped = trace(trunk, modalities, plan)
 
+    checkpoint = in_todays_shapes(checkpoint, reshaped.old)
     new = dict(checkpoint)
     new["state_dict"] = reshape_weights(checkpoint["state_dict"], reshaped, seed)
     if "optimizer_states" in checkpoint:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from onn_lightning.optim import parameter_groups
+from onn_lightning.optim.state_keys import keys_of, names_by_group
 from onn_lightning.reshaping.gather import gather
 from onn_lightning.reshaping.origins import Origin, Reshaped
 
@@ -39,7 +39,7 @@ def reshape_optimizer_state(
         ValueError: if groups have no names, are not those of the old network, or a state tensor has a
             shape that is not its parameter's.
     """
-    before, after = _names_by_group(reshaped.old), _names_by_group(reshaped.new)
+    before, after = names_by_group(reshaped.old), names_by_group(reshaped.new)
     _check_groups(saved["param_groups"], before, after)
     old_keys, new_keys = _keys(saved["param_groups"], reshaped)
     groups: list[dict[str, Any]] = []
@@ -68,40 +68,13 @@ def _keys(saved: Sequence[Mapping[str, Any]], reshaped: Reshaped) -> tuple[dict[
         ValueError: if the saved keys are of no known kind.
     """
     order = [group["name"] for group in saved]
-    found = {group["name"]: set(group["params"]) for group in saved}
-    by_group = _names_by_group(reshaped.old)
-    for kind in (_by_name, _by_place_in_groups, _by_place_in_module):
-        keys = kind(reshaped.old, order)
-        if all({keys[name] for name in names} == found[group] for group, names in by_group.items()):
-            return keys, kind(reshaped.new, order)
+    kind = keys_of(saved, reshaped.old)
+    if kind is not None:
+        return kind(reshaped.old, order), kind(reshaped.new, order)
     raise ValueError(
         "cannot carry the optimizer's state over: its parameters are numbered neither by their groups, nor "
         "in the order of the module, nor named; use the version that wrote it"
     )
-
-
-def _by_name(network: nn.Module, order: Sequence[str]) -> dict[str, Any]:
-    """As `torch.distributed.checkpoint.state_dict` does."""
-    return {name: name for name, _ in network.named_parameters()}
-
-
-def _by_place_in_groups(network: nn.Module, order: Sequence[str]) -> dict[str, Any]:
-    """As torch's optimizers do."""
-    groups = _names_by_group(network)
-    return {name: number for number, name in enumerate(name for group in order for name in groups[group])}
-
-
-def _by_place_in_module(network: nn.Module, order: Sequence[str]) -> dict[str, Any]:
-    """As Lightning's sharding strategies do."""
-    return {name: number for number, (name, _) in enumerate(network.named_parameters())}
-
-
-def _names_by_group(network: nn.Module) -> dict[str, list[str]]:
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    return {
-        group["name"]: [names[id(parameter)] for parameter in group["params"]]
-        for group in parameter_groups(network)
-    }
 
 
 def _check_groups(

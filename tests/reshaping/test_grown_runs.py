@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.data import DataLoader
 from trained_case import (
     MODALITIES,
@@ -33,6 +33,7 @@ from trained_case import (
 
 from onn_lightning import OmniModule
 from onn_lightning.checkpoint import description, writing
+from onn_lightning.distributed import parallelize
 from onn_lightning.nn import TrunkConfig
 from onn_lightning.optim import parameter_groups
 from onn_lightning.reshaping import add_blocks, reshape_checkpoint, widen
@@ -124,11 +125,8 @@ def test_data_parallel_processes_go_on_from_a_grown_checkpoint(tmp_path: Path) -
 
 
 def sharded(module: OmniModule) -> OmniModule:
-    """Shard the blocks and what is around them over all processes."""
-    for block in module.trunk.blocks:
-        fully_shard(block)
-    scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}  # it takes none
-    fully_shard(module, ignored_params=scalars)
+    """Shard a module over all processes."""
+    parallelize(module, init_device_mesh("cpu", (PROCESSES,), mesh_dim_names=("data_parallel",)))
     return module
 
 
