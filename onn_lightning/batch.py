@@ -7,7 +7,9 @@ Notable:
   `source_indices`; the training step only gathers.
 - Every modality of a run is present in every batch, with zero tokens if need be: all embedders
   and heads then take part in every step on every rank, which is what DDP and FSDP expect.
-- A `Batch` moves to a device and pins its memory as one object.
+- A `Batch` moves to a device and pins its memory as one object. It and its parts are not frozen: where all
+  weights are of another type (`precision: bf16-true`), Lightning gives the floats among features and
+  targets that type, field by field of a copy, and refuses frozen dataclasses.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class Segment:
         return Segment(self.modality, self.features, self.positions_2d)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModalityTokens:
     """All tokens of one modality in a batch, flat.
 
@@ -90,7 +92,7 @@ class ModalityTokens:
     source_indices: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """Documents packed into B rows of T tokens.
 

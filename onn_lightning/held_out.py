@@ -91,5 +91,6 @@ def _exact_matches(batch: Batch, source_indices: Tensor, correct: Tensor) -> Ten
     length = batch.document_ids.shape[1]
     documents = source_indices // length * length + batch.document_ids.flatten()[source_indices]
     _, group = documents.unique(return_inverse=True)
-    wrong = torch.zeros(int(group.max()) + 1, device=group.device).index_add_(0, group, (~correct).float())
+    misses = (~correct).float()
+    wrong = misses.new_zeros(int(group.max()) + 1).index_add_(0, group, misses)
     return (wrong == 0).float()

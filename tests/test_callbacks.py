@@ -1,4 +1,4 @@
-"""Callbacks on real runs of a small model: the last checkpoint, the throughput, the report."""
+"""Callbacks on real runs of a small model: the last checkpoint, the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from toy import ByteText, Patches, pack
 
 from onn_lightning import Batch, OmniModule
-from onn_lightning.callbacks import Dashboard, PIMonitor, RunCheckpoint, RunReport, Throughput
+from onn_lightning.callbacks import Dashboard, PIMonitor, RunCheckpoint, RunReport
 from onn_lightning.nn import TrunkConfig
 
 MODALITIES = [ByteText(), Patches()]
@@ -48,16 +48,6 @@ def test_the_last_checkpoint_holds_the_end_of_training(tmp_path: Path, steps: in
     train(tmp_path, steps, RunCheckpoint(tmp_path, save_last=True, every_n_train_steps=4))
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["global_step"] == steps
-
-
-def test_throughput_is_logged_at_the_rhythm_of_the_trainer(tmp_path: Path) -> None:
-    trainer = train(tmp_path, 4, Throughput())
-    figures = {
-        name: float(trainer.callback_metrics[f"train/{name}"]) for name in ("tokens_per_second", "mfu")
-    }
-    assert all(value > 0 for value in figures.values())
-    assert figures["mfu"] < 1
-    assert 0 <= float(trainer.callback_metrics["train/data_wait"]) <= 1
 
 
 def test_the_report_says_where_the_charts_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from onn_lightning.callbacks.loss_reweighting import LossReweighting
 from onn_lightning.callbacks.neuron_protection import NeuronProtection
 from onn_lightning.callbacks.pi_monitor import PIMonitor
 from onn_lightning.callbacks.plasticity import Plasticity
+from onn_lightning.callbacks.progress_bar import RunProgressBar
 from onn_lightning.callbacks.report import RunReport
 from onn_lightning.callbacks.run_checkpoint import RunCheckpoint
 from onn_lightning.callbacks.run_record import RunRecord
@@ -22,6 +23,7 @@ __all__ = [
     "PIMonitor",
     "Plasticity",
     "RunCheckpoint",
+    "RunProgressBar",
     "RunRecord",
     "RunReport",
     "SkipBrokenSteps",

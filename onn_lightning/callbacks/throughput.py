@@ -1,10 +1,14 @@
-"""Tokens a second, MFU and the share of time spent waiting for data.
+"""Tokens a second, MFU, the share of time spent waiting for data, and peak memory, over all ranks.
 
 Notable:
-- Counted from shapes on the host: the step is never synchronised for it.
+- Counted from shapes on the host: no step is synchronised for it. At the logging rhythm one gathering of a
+  few numbers makes them those of all ranks, and they are logged from the host's memory: Lightning reads in
+  every step what the progress bar shows, and would wait for a device there.
+- Tokens add up over ranks, MFU is their mean, waiting and memory are those of the rank that has most of it:
+  it keeps the others waiting, it runs out first.
 - MFU (model FLOPs utilisation, Chowdhery et al. 2022, arXiv 2204.02311) compares with the device's
   bfloat16 or float32 peak where Lightning's table knows it, and with a measured matrix product
-  elsewhere (CPU).
+  elsewhere (CPU). What gradient checkpointing computes twice counts once.
 """
 
 from __future__ import annotations
@@ -17,12 +21,17 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from onn_lightning.batch import Batch
+from onn_lightning.callbacks.peak_memory import peak_memory
 from onn_lightning.flops import measured_gemm_rate, training_flops
 from onn_lightning.module import OmniModule
 
 
 class Throughput(Callback):
-    """Logs `train/tokens_per_second`, `train/mfu` and `train/data_wait` every `log_every_n_steps`."""
+    """Logs how fast and how full a run is every `log_every_n_steps`.
+
+    `train/tokens_per_second`; `train/mfu` and `train/data_wait`, fractions; `train/memory_gb`, 1e9 bytes, see
+    `peak_memory`.
+    """
 
     def __init__(self) -> None:
         self._peak = 0.0
@@ -57,9 +66,20 @@ class Throughput(Callback):
         if trainer.global_step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return
         seconds = self._last_end - self._start
-        pl_module.log("train/tokens_per_second", self._tokens * trainer.world_size / seconds, prog_bar=True)
-        pl_module.log("train/mfu", self._flops / seconds / self._peak)
-        pl_module.log("train/data_wait", self._waited / seconds)
+        memory = peak_memory(pl_module.device)
+        own = (
+            self._tokens / seconds,
+            self._flops / seconds / self._peak,
+            self._waited / seconds,
+            memory or 0,
+        )
+        gathered = pl_module.all_gather(torch.tensor(own, device=pl_module.device))
+        assert isinstance(gathered, torch.Tensor)
+        tokens, mfu, waited, bytes_used = gathered.view(-1, len(own)).cpu().unbind(dim=1)  # [ranks] each
+        figures = {"tokens_per_second": tokens.sum(), "mfu": mfu.mean(), "data_wait": waited.max()}
+        if memory is not None:
+            figures["memory_gb"] = bytes_used.max() / 1e9
+        pl_module.log_dict({f"train/{name}": value for name, value in figures.items()}, prog_bar=True)
         self._reset()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

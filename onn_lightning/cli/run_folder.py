@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
@@ -28,6 +28,7 @@ from onn_lightning.callbacks import (
     Dashboard,
     PIMonitor,
     RunCheckpoint,
+    RunProgressBar,
     RunRecord,
     RunReport,
     SkipBrokenSteps,
@@ -53,7 +54,7 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
     """
     callbacks: list[Callback] = []
     if trainer.get("enable_progress_bar") is not False and not _any(given, ProgressBar):
-        callbacks.append(RichProgressBar())
+        callbacks.append(RunProgressBar())
     if trainer.get("enable_checkpointing") is not False and not _any(given, ModelCheckpoint):
         callbacks.append(FinishStep())
         callbacks.append(

@@ -28,6 +28,7 @@ def _speed(run: Run) -> Iterator[tuple[str, Content]]:
         ("tokens a second", "train/tokens_per_second", figure),
         ("MFU", "train/mfu", share),
         ("waiting for data", "train/data_wait", share),
+        ("peak memory (GB)", "train/memory_gb", figure),
     ):
         curve = run.curves.figures.get(key)
         if curve is not None and np.isfinite(curve.values).any():
