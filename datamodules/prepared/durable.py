@@ -51,7 +51,7 @@ class DurableFile:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 os.replace(self._beside, self.path)
-                _flush_folder(self.path.parent)
+                flush_folder(self.path.parent)
         except BaseException:  # an interrupt among them
             self.discard()
             raise
@@ -105,7 +105,12 @@ def write_durably(path: Path, content: bytes) -> None:
     file.commit()
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk.
+
+    Raises:
+        OSError: if it cannot be flushed.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -3,7 +3,8 @@
 Notable:
 - A checkpoint counts only once it is complete; a torn `last.ckpt` is passed over in favour of the newest one
   that is whole.
-- Complete is told by the end of a file; intact by the checksums of all its bytes, which are read once.
+- Complete is told by the end of a file, or by the index of a sharded checkpoint; intact by the checksums
+  of all its bytes, which are read once.
 - Standard library only: whoever looks into run folders need not load torch.
 """
 
@@ -14,6 +15,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from onn_lightning.checkpoint.shard_index import INDEX, damage_in_folder
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, in the run folder."""
@@ -56,8 +59,12 @@ def newest_intact_checkpoint(folder: Path) -> Path | None:
         folder: the run folder.
     """
     for path in _newest_first(folder):
-        if path.is_dir():  # sharded: whoever loads it looks at its files
-            return path
+        if path.is_dir():
+            folder_damage = damage_in_folder(path)
+            if folder_damage is None:
+                return path
+            _log.warning("%s is passed over: %s", path, folder_damage)
+            continue
         try:
             with path.open("rb") as file:
                 damage = damage_in(file)
@@ -73,7 +80,7 @@ def newest_intact_checkpoint(folder: Path) -> Path | None:
 def is_complete(path: Path) -> bool:
     """Whether a checkpoint was written to its end."""
     if path.is_dir():  # sharded: its index is written last
-        return (path / ".metadata").is_file()
+        return (path / INDEX).is_file()
     return zipfile.is_zipfile(path)  # torch writes zip files, whose directory stands at the end
 
 

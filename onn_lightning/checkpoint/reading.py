@@ -1,4 +1,4 @@
-"""Reading a checkpoint file: nothing in it is executed, and no flipped byte goes unnoticed.
+"""Reading a checkpoint of any form: nothing in it is executed, and no flipped byte goes unnoticed.
 
 Notable:
 - `weights_only=True`, always, without a fall-back: plain data and tensors, nothing else.
@@ -25,6 +25,23 @@ class CheckpointError(RuntimeError):
 
 
 def load(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
+    """What a checkpoint of any kind holds, compared with its checksums.
+
+    Args:
+        path: its file; the folder of a sharded one.
+        map_location: device to load to; a sharded one is put together on the CPU.
+        mmap: leave the numbers of tensors in the file until they are used, not compared; to the CPU only.
+    Raises:
+        CheckpointError: if it is missing, damaged, or holds more than plain data and tensors.
+    """
+    if Path(path).is_dir():
+        from onn_lightning.checkpoint import sharded  # which reads files by the functions of this module
+
+        return sharded.load(Path(path), mmap)
+    return load_file(path, map_location, mmap)
+
+
+def load_file(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """What a checkpoint file of any kind holds, compared with its checksums.
 
     Args:
@@ -52,11 +69,30 @@ def load(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any
             f"{path}: unreadable ({first_line(error)}); it may be truncated: take an older checkpoint"
         ) from error
     if damage is not None:
-        raise CheckpointError(
-            f"{path}: damaged, {_where(content, damage)} not what was written (checksum); take an older "
-            "checkpoint, as `onn fit --resume` does by itself"
-        )
+        raise _damaged(path, content, damage)
     return content
+
+
+def require_intact(path: str | Path) -> None:
+    """Compare a checkpoint file with its checksums.
+
+    Args:
+        path: its file.
+    Raises:
+        CheckpointError: as `load_file`.
+    """
+    content = load_file(path, mmap=True)
+    with open(path, "rb") as file:
+        damage = damage_in(file)
+    if damage is not None:
+        raise _damaged(path, content, damage)
+
+
+def _damaged(path: str | Path, content: Any, damage: Damage) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: damaged, {_where(content, damage)} not what was written (checksum); take an older "
+        "checkpoint, as `onn fit --resume` does by itself"
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -1,0 +1,215 @@
+"""A sharded checkpoint as the same dictionary that a checkpoint in one file is, and the way there.
+
+Notable:
+- The tensors of "state_dict" and "optimizer_states" are stored by rank; everything else is plain data.
+- Tied tensors are stored once.
+- Whoever reads checkpoints (`reading.load`) needs not know which form one has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from onn_lightning.checkpoint.reading import CheckpointError, load_file
+from onn_lightning.checkpoint.shard_index import (
+    INDEX,
+    PLAIN_DATA,
+    ShardIndex,
+    damage_in_folder,
+    read_index,
+)
+from onn_lightning.checkpoint.stored_tensors import FolderTensors
+
+WEIGHTS, OPTIMIZERS = "state_dict", "optimizer_states"
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A checkpoint, its tensors apart.
+
+    Args:
+        tensors: of weights and optimizers, by their places: "state_dict.<name>" and
+            "optimizer_states.<optimizer>.state.<parameter>.<key>".
+        tied: further places of the same tensors.
+        plain: the checkpoint without them.
+    """
+
+    tensors: dict[str, Tensor]
+    tied: dict[str, str]
+    plain: dict[str, Any]
+
+
+def divide(checkpoint: Mapping[str, Any]) -> Divided:
+    """Take the tensors of weights and optimizers out of a checkpoint, which stays as it is.
+
+    Args:
+        checkpoint: as Lightning's trainer makes it.
+    """
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    places: dict[tuple[Any, ...], str] = {}
+    plain = dict(checkpoint) | {WEIGHTS: {}}
+    if OPTIMIZERS in checkpoint:
+        plain[OPTIMIZERS] = [{**state, "state": {}} for state in checkpoint[OPTIMIZERS]]
+    for place, value in _entries(checkpoint):
+        if not isinstance(value, Tensor):
+            _put(plain, place, value)
+        elif (same := memory_of(value)) in places:
+            tied[".".join(place)] = places[same]
+        else:
+            places[same] = ".".join(place)
+            tensors[".".join(place)] = value
+    return Divided(tensors, tied, plain)
+
+
+def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's weights and optimizers by their places, tied ones under all of them."""
+    return {".".join(place): value for place, value in _entries(checkpoint) if isinstance(value, Tensor)}
+
+
+def load(folder: Path, mmap: bool = False) -> dict[str, Any]:
+    """What a sharded checkpoint holds, put together on the CPU and compared with its checksums.
+
+    Args:
+        folder: the checkpoint.
+        mmap: put each tensor together only when it is asked for, compared with nothing.
+    Raises:
+        CheckpointError: if it is incomplete, damaged, or holds more than plain data and tensors.
+    """
+    if not mmap and (damage := damage_in_folder(folder)) is not None:
+        raise damaged(folder, damage)
+    index = open_index(folder)
+    checkpoint = load_plain(folder)
+    stored = FolderTensors(folder, index)
+    read: dict[str, Tensor] = {} if mmap else {place: stored.read(place) for place in index.tensors}
+    for place in (*index.tensors, *index.tied):
+        origin = index.tied.get(place, place)
+        _put(checkpoint, _split(place), _Later(origin) if mmap else read[origin])
+    if mmap:
+        checkpoint[WEIGHTS] = TensorsOnDemand(checkpoint[WEIGHTS], stored)
+        for state in checkpoint.get(OPTIMIZERS, ()):
+            for parameter, entries in state["state"].items():
+                state["state"][parameter] = TensorsOnDemand(entries, stored)
+    return checkpoint
+
+
+def load_plain(folder: Path) -> dict[str, Any]:
+    """A sharded checkpoint without its tensors.
+
+    Raises:
+        CheckpointError: if it is damaged or holds more than plain data.
+    """
+    plain = load_file(folder / PLAIN_DATA)
+    if not isinstance(plain, dict) or not isinstance(plain.get(WEIGHTS), dict):
+        raise CheckpointError(f"{folder}: its {PLAIN_DATA} is not that of a checkpoint")
+    return plain
+
+
+def open_index(folder: Path) -> ShardIndex:
+    """The index of a sharded checkpoint.
+
+    Raises:
+        CheckpointError: if the folder is no complete checkpoint of ours.
+    """
+    try:
+        return read_index(folder)
+    except FileNotFoundError as error:
+        lightning = (folder / ".metadata").exists()
+        raise CheckpointError(
+            f"{folder}: not a complete checkpoint, it holds no {INDEX}"
+            + (
+                "; it is one of Lightning's own strategy, whose index is a pickle, which is not read since "
+                "that can run code: save with onn_lightning.distributed.ShardedStrategy"
+                if lightning
+                else "; take an older one"
+            )
+        ) from error
+    except (OSError, ValueError) as error:
+        raise damaged(folder, str(error)) from error
+
+
+def damaged(folder: Path, damage: str) -> CheckpointError:
+    """The error for a checkpoint that is not what was written."""
+    return CheckpointError(
+        f"{folder}: damaged, {damage}; take an older checkpoint, as `onn fit --resume` does by itself"
+    )
+
+
+class TensorsOnDemand(Mapping[str, Any]):
+    """A state dictionary whose tensors are read when they are asked for, and not kept.
+
+    Args:
+        entries: by name; what is to be read, or values.
+        stored: where they are.
+    """
+
+    def __init__(self, entries: Mapping[str, Any], stored: FolderTensors) -> None:
+        self._entries, self._stored = entries, stored
+
+    def __getitem__(self, name: str) -> Any:
+        """Read the tensor."""
+        entry = self._entries[name]
+        return self._stored.read(entry.place) if isinstance(entry, _Later) else entry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def numel(self) -> int:
+        """Numbers in all tensors, those of tied ones counted once; nothing is read."""
+        places = {entry.place for entry in self._entries.values() if isinstance(entry, _Later)}
+        return sum(math.prod(self._stored.tensors[place].shape) for place in places)
+
+
+@dataclass(frozen=True)
+class _Later:
+    place: str
+
+
+def memory_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Equal for tensors that are one: state dictionaries hold a new view under every name."""
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    # the storage itself, not its address: a rank may hold no row of several tensors, all at address 0
+    return local.untyped_storage()._cdata, local.storage_offset(), tensor.shape, tensor.dtype
+
+
+def optimizer_places(places: Iterable[str], optimizer: int) -> dict[str, tuple[int, str]]:
+    """The places of an optimizer's tensors, each with its parameter's number and its key.
+
+    Args:
+        places: of all tensors of a checkpoint.
+        optimizer: its number.
+    """
+    ways = {place: _split(place) for place in places if place.startswith(f"{OPTIMIZERS}.{optimizer}.")}
+    return {place: (int(way[3]), way[4]) for place, way in ways.items()}
+
+
+def _entries(checkpoint: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in checkpoint[WEIGHTS].items():
+        yield (WEIGHTS, name), value
+    for number, optimizer in enumerate(checkpoint.get(OPTIMIZERS, ())):
+        for parameter, state in optimizer["state"].items():
+            for key, value in state.items():
+                yield (OPTIMIZERS, str(number), "state", str(parameter), key), value
+
+
+def _split(place: str) -> tuple[str, ...]:
+    """The way to a tensor; names of weights have dots of their own."""
+    return tuple(place.split(".", 1) if place.startswith(f"{WEIGHTS}.") else place.split(".", 4))
+
+
+def _put(checkpoint: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
+    if place[0] == WEIGHTS:
+        checkpoint[WEIGHTS][place[1]] = value
+    else:
+        _, number, _, parameter, key = place
+        checkpoint[OPTIMIZERS][int(number)]["state"].setdefault(int(parameter), {})[key] = value

@@ -1,0 +1,154 @@
+"""Small runs with sharded weights, whose global batches are the same for any number of ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from monitored import RankPart, batch_of
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
+from toy import ByteText, Patches
+
+from onn_lightning import OmniModule
+from onn_lightning.batch import Batch
+from onn_lightning.callbacks import PIMonitor
+from onn_lightning.callbacks.durable_io import DurableCheckpointIO
+from onn_lightning.nn import TrunkConfig
+from onn_lightning.optim import MuonAdamW
+
+ROWS, STEPS, BROKEN_AT = 4, 4, 2
+TRUNK = TrunkConfig(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24)
+
+
+class Sharded(OmniModule):
+    """The module with every block and the rest sharded over all processes."""
+
+    def configure_model(self) -> None:
+        mesh = self.device_mesh["data_parallel"]
+        scalars = {parameter for parameter in self.parameters() if parameter.ndim == 0}  # cannot be sharded
+        for block in self.trunk.blocks:
+            fully_shard(block, mesh=mesh, reshard_after_forward=False)
+        fully_shard(self, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
+
+
+def make_module(module_class: type[OmniModule] = Sharded) -> OmniModule:
+    """A module whose loss is a mean over rows, so that its gradient is that of all ranks together."""
+    torch.manual_seed(0)
+    module = module_class(TRUNK, [ByteText(), Patches()], optimizer=MuonAdamW, warmup_steps=1, w_kl=0.0)
+    torch.nn.init.normal_(module.heads["patch"].projection.weight, std=0.1)
+    for parameter in module.parameters():  # the head's 3 rows over 4 ranks: one of them holds none
+        parameter.requires_grad_(parameter.ndim > 0)  # what is not sharded is not averaged over the ranks
+    return module
+
+
+def batches(world_size: int) -> list[Batch]:
+    """Those of all ranks and steps in turns, every row as long as any other."""
+    found = []
+    for step in range(STEPS):
+        rows = [
+            [
+                [
+                    ("patch", [0.1 * row, 0.2, -0.3, 0.1 * step, 0.5, 0.6]),
+                    ("text", chr(97 + row + 4 * step) * 3),
+                ]
+            ]
+            for row in range(ROWS)
+        ]
+        share = ROWS // world_size
+        found += [batch_of(*rows[rank * share : (rank + 1) * share]) for rank in range(world_size)]
+    return found
+
+
+class Continued(RankPart):
+    """A rank's batches from some step on; as long as if it were all of them."""
+
+    def __init__(self, batches: list[Batch], skip: int) -> None:
+        super().__init__(batches)
+        self.skip = skip
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, batch in enumerate(super().__iter__()):
+            if number >= self.skip:
+                yield batch
+
+
+class Watch(Callback):
+    """Keeps every step's loss over all ranks, and what was there when training began; saves at a step."""
+
+    def __init__(self, save_to: Path | None = None) -> None:
+        self.losses: list[float] = []
+        self.began_with: dict[str, Tensor] = {}
+        self.save_to = save_to
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began_with = whole(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].detach().clone()
+        dist.all_reduce(loss)
+        self.losses.append(float(loss) / trainer.world_size)
+        if self.save_to is not None and trainer.global_step == BROKEN_AT:
+            trainer.save_checkpoint(self.save_to)
+            if trainer.is_global_zero:
+                torch.save(whole_and_rest(trainer), self.save_to.with_suffix(".expected"))
+            else:
+                whole_and_rest(trainer)
+
+
+def whole(trainer: Trainer) -> dict[str, Tensor]:
+    """Weights and optimizer state, gathered; a collective call."""
+    named = dict(trainer.lightning_module.state_dict())
+    optimizer = trainer.optimizers[0]
+    for number, state in optimizer.state_dict()["state"].items():
+        named |= {f"{number}.{key}": value for key, value in state.items()}
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+        for name, value in named.items()
+    }
+
+
+def whole_and_rest(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint of this moment must bring back."""
+    monitor = next(callback for callback in trainer.callbacks if isinstance(callback, PIMonitor))
+    return {"tensors": whole(trainer), "monitor": monitor.state_dict()}
+
+
+def train(
+    folder: Path,
+    world_size: int,
+    strategy: Any,
+    module_class: type[OmniModule] = Sharded,
+    checkpoint: Path | None = None,
+    save_to: Path | None = None,
+) -> tuple[Watch, Trainer]:
+    """Train on this process's part; from the beginning, or on from a checkpoint."""
+    watch = Watch(save_to)
+    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_RANK": os.environ["RANK"]}  # Lightning clears them
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=world_size,
+        strategy=strategy,
+        max_steps=STEPS,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[PIMonitor(), watch],
+        plugins=[DurableCheckpointIO()],
+    )
+    data = Continued(batches(world_size), 0 if checkpoint is None else BROKEN_AT)
+    trainer.fit(
+        make_module(module_class), DataLoader(data, batch_size=None), ckpt_path=checkpoint, weights_only=True
+    )
+    return watch, trainer
