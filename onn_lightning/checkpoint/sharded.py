@@ -83,9 +83,9 @@ def load(folder: Path, mmap: bool = False) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is incomplete, damaged, or holds more than plain data and tensors.
     """
+    index = open_index(folder)
     if not mmap and (damage := damage_in_folder(folder)) is not None:
         raise damaged(folder, damage)
-    index = open_index(folder)
     checkpoint = load_plain(folder)
     stored = FolderTensors(folder, index)
     read: dict[str, Tensor] = {} if mmap else {place: stored.read(place) for place in index.tensors}
@@ -121,15 +121,14 @@ def open_index(folder: Path) -> ShardIndex:
     try:
         return read_index(folder)
     except FileNotFoundError as error:
-        lightning = (folder / ".metadata").exists()
-        raise CheckpointError(
-            f"{folder}: not a complete checkpoint, it holds no {INDEX}"
-            + (
-                "; it is one of Lightning's own strategy, whose index is a pickle, which is not read since "
-                "that can run code: save with onn_lightning.distributed.ShardedStrategy"
-                if lightning
-                else "; take an older one"
+        hint = "training writes complete ones to <run>/checkpoints/"
+        if (folder / ".metadata").exists():
+            hint = (
+                "it was written by torch's or Lightning's own strategy, whose index is a pickle, which is not "
+                "read since that can run code: save with onn_lightning.distributed.ShardedStrategy"
             )
+        raise CheckpointError(
+            f"{folder}: no such checkpoint, it is a folder without {INDEX}; {hint}"
         ) from error
     except (OSError, ValueError) as error:
         raise damaged(folder, str(error)) from error

@@ -15,13 +15,13 @@ from datetime import timedelta
 from typing import Literal
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from onn_lightning.distributed.parallelize import Sharding
+from onn_lightning.distributed.sharded_strategy import ShardedStrategy
 
 
-class FSDP2Strategy(ModelParallelStrategy):
+class FSDP2Strategy(ShardedStrategy):
     """Shards weights, gradients and optimizer state over the ranks of a data-parallel group.
 
     Args:

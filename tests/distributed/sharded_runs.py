@@ -12,7 +12,6 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from monitored import RankPart, batch_of
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from toy import ByteText, Patches
@@ -28,24 +27,11 @@ ROWS, STEPS, BROKEN_AT = 4, 4, 2
 TRUNK = TrunkConfig(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24)
 
 
-class Sharded(OmniModule):
-    """The module with every block and the rest sharded over all processes."""
-
-    def configure_model(self) -> None:
-        mesh = self.device_mesh["data_parallel"]
-        scalars = {parameter for parameter in self.parameters() if parameter.ndim == 0}  # cannot be sharded
-        for block in self.trunk.blocks:
-            fully_shard(block, mesh=mesh, reshard_after_forward=False)
-        fully_shard(self, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
-
-
-def make_module(module_class: type[OmniModule] = Sharded) -> OmniModule:
-    """A module whose loss is a mean over rows, so that its gradient is that of all ranks together."""
+def make_module() -> OmniModule:
+    """A module with a Muon part and an Adam part in its optimizer."""
     torch.manual_seed(0)
-    module = module_class(TRUNK, [ByteText(), Patches()], optimizer=MuonAdamW, warmup_steps=1, w_kl=0.0)
-    torch.nn.init.normal_(module.heads["patch"].projection.weight, std=0.1)
-    for parameter in module.parameters():  # the head's 3 rows over 4 ranks: one of them holds none
-        parameter.requires_grad_(parameter.ndim > 0)  # what is not sharded is not averaged over the ranks
+    module = OmniModule(TRUNK, [ByteText(), Patches()], optimizer=MuonAdamW, warmup_steps=1, w_kl=0.0)
+    torch.nn.init.normal_(module.heads["patch"].projection.weight, std=0.1)  # 3 rows: one of 4 ranks has none
     return module
 
 
@@ -127,7 +113,6 @@ def train(
     folder: Path,
     world_size: int,
     strategy: Any,
-    module_class: type[OmniModule] = Sharded,
     checkpoint: Path | None = None,
     save_to: Path | None = None,
 ) -> tuple[Watch, Trainer]:
@@ -148,7 +133,5 @@ def train(
         plugins=[DurableCheckpointIO()],
     )
     data = Continued(batches(world_size), 0 if checkpoint is None else BROKEN_AT)
-    trainer.fit(
-        make_module(module_class), DataLoader(data, batch_size=None), ckpt_path=checkpoint, weights_only=True
-    )
+    trainer.fit(make_module(), DataLoader(data, batch_size=None), ckpt_path=checkpoint, weights_only=True)
     return watch, trainer

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from ranks import run_ranks
-from sharded_runs import BROKEN_AT, STEPS, Sharded, train
+from sharded_runs import BROKEN_AT, STEPS, train
 
-from onn_lightning import OmniModule
-from onn_lightning.distributed.sharded_strategy import ShardedStrategy
-
-
-def sharded(world_size: int, **options: Any) -> ShardedStrategy:
-    return ShardedStrategy(data_parallel_size=world_size, tensor_parallel_size=1, **options)
+from onn_lightning.distributed import FSDP2Strategy
 
 
 def save(rank: int, folder: str, world_size: int) -> None:
     """An unbroken run that saves on its way, with shards, and one that saves in one file."""
     root = Path(folder)
-    watch, _ = train(root, world_size, sharded(world_size), save_to=root / f"{world_size}.ckpt")
+    watch, _ = train(root, world_size, FSDP2Strategy(world_size), save_to=root / f"{world_size}.ckpt")
     if rank == 0:
         torch.save(watch.losses, root / f"{world_size}.losses")
     if world_size == 2:
-        one_file = sharded(world_size, save_distributed_checkpoint=False)
+        one_file = FSDP2Strategy(world_size, save_distributed_checkpoint=False)
         train(root, world_size, one_file, save_to=root / "file.ckpt")
-        train(root, world_size, DDPStrategy(), OmniModule, save_to=root / "ddp.ckpt")
+        train(root, world_size, DDPStrategy(), save_to=root / "ddp.ckpt")
 
 
 def go_on(rank: int, folder: str, world_size: int, names: list[str]) -> None:
@@ -37,11 +31,8 @@ def go_on(rank: int, folder: str, world_size: int, names: list[str]) -> None:
     expected_losses = torch.load(root / "1.losses", weights_only=True)[BROKEN_AT:]
     for name in names:
         expected = torch.load(root / f"{name}.expected", weights_only=True)
-        ways: list[tuple[Any, type[OmniModule]]] = [(sharded(world_size), Sharded)]
-        if world_size == 2:
-            ways.append((DDPStrategy(), OmniModule))
-        for strategy, module_class in ways:
-            watch, trainer = train(root, world_size, strategy, module_class, checkpoint=root / f"{name}.ckpt")
+        for strategy in (FSDP2Strategy(world_size), *([DDPStrategy()] if world_size == 2 else [])):
+            watch, trainer = train(root, world_size, strategy, checkpoint=root / f"{name}.ckpt")
             where = f"{name} under {type(strategy).__name__} of {world_size}"
             assert watch.began_with.keys() == expected["tensors"].keys(), where
             for key, value in expected["tensors"].items():
