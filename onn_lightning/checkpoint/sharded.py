@@ -124,7 +124,7 @@ def open_index(folder: Path) -> ShardIndex:
         hint = "training writes complete ones to <run>/checkpoints/"
         if (folder / ".metadata").exists():
             hint = (
-                "it was written by torch's or Lightning's own strategy, whose index is a pickle, which is not "
+                "it was written by Lightning's own strategy, whose index is a pickle, which is not "
                 "read since that can run code: save with onn_lightning.distributed.ShardedStrategy"
             )
         raise CheckpointError(
