@@ -1,6 +1,7 @@
 """Lightning callbacks: thin, optional, swappable."""
 
 from onn_lightning.callbacks.broken_steps import SkipBrokenSteps
+from onn_lightning.callbacks.compile_blocks import CompileBlocks
 from onn_lightning.callbacks.dashboard import Dashboard
 from onn_lightning.callbacks.emergency_pruning import EmergencyPruning
 from onn_lightning.callbacks.growth import GrowOnPlateau
@@ -15,6 +16,7 @@ from onn_lightning.callbacks.run_record import RunRecord
 from onn_lightning.callbacks.throughput import Throughput
 
 __all__ = [
+    "CompileBlocks",
     "Dashboard",
     "EmergencyPruning",
     "GrowOnPlateau",

@@ -3,6 +3,7 @@
 Notable:
 - One row, no padding, no targets: `one_row_batch` is what the packer would make of the same segments,
   less what only training needs.
+- Blocks that `CompileBlocks` compiled for training run uncompiled here: shapes change with every call.
 - Nothing leaks to whoever consumes a stream between two steps: inference mode and evaluation mode hold
   within a call of `read` and nowhere else.
 """
@@ -82,7 +83,7 @@ class Session:
         weight = next(self._module.trunk.parameters())
         converted = [_with_floats_like(segment, weight) for segment in segments]
         batch = one_row_batch(converted, list(self._module.modalities), start=len(self)).to(weight.device)
-        with _evaluating(self._module):
+        with _evaluating(self._module), torch.compiler.set_stance("force_eager"):
             return self._module(batch, self._cache).hidden[0, -1]
 
 

@@ -98,11 +98,8 @@ class _SparseBayesianFunction(torch.autograd.Function):
             all_surprise = surprise if ctx.gather_surprise is None else ctx.gather_surprise(surprise)
             if ctx.sum_squares is not None and grad_handle is not None:
                 squares = ctx.sum_squares(surprise.square())  # on its way while the products below are made
-        grad_pre = torch.empty_like(pre)  # [M, 2N]
-        grad_scores, grad_values = grad_pre.chunk(2, dim=-1)
         fired_grad = torch.ops.aten.threshold_backward(grad_y, scores, 0)  # G where the neuron fired
-        torch.mul(fired_grad, scores, out=grad_values)
-        torch.mul(fired_grad, values, out=grad_scores)
+        grad_pre = _times_halves(fired_grad, values, scores)  # [M, 2N]
         grad_x = grad_pre @ weight if ctx.needs_input_grad[0] else None  # before the injection: x stays clean
 
         if grad_handle is not None and surprise is not None and all_surprise is not None:
@@ -118,10 +115,20 @@ class _SparseBayesianFunction(torch.autograd.Function):
             pull = torch.where(surprise > 0, (-p.log() - 1) / (total * surprise), 0.0) * grad_handle  # [N]
             largest = torch.finfo(grad_y.dtype).max  # where S underflows G^2 is 0, and 0 * inf would be NaN
             fired_grad.mul_(pull.clamp(-largest, largest).to(grad_y.dtype))
-            grad_scores.addcmul_(fired_grad, grad_y)
+            grad_pre.chunk(2, dim=-1)[0].addcmul_(fired_grad, grad_y)
         grad_weight = grad_pre.mT @ x if ctx.needs_input_grad[1] else None
         grad_bias = grad_pre.sum(dim=0) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias, all_surprise if ctx.needs_input_grad[3] else None, None, None
+
+
+def _times_halves(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """[M, N] each -> [M, 2N]: (x * first, x * second), without a temporary."""
+    if torch.compiler.is_compiling():  # cannot trace writing into parts of a tensor, and fuses this as well
+        return torch.cat((x * first, x * second), dim=-1)
+    products = x.new_empty(x.shape[0], 2 * x.shape[1])
+    for factor, half in zip((first, second), products.chunk(2, dim=-1), strict=True):
+        torch.mul(x, factor, out=half)
+    return products
 
 
 class SparseBayesianLinear(nn.Module):

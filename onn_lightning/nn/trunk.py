@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import cast
 
 import torch
@@ -22,7 +23,7 @@ from onn_lightning.nn.attention import DynSIHA, KVCache, cached_causal_mask, pac
 from onn_lightning.nn.moie import MoIE
 from onn_lightning.nn.norm import rms_normalize
 from onn_lightning.nn.rope import RotaryPositions, YarnScaling
-from onn_lightning.nn.sbl import SBLForm, SBLObserver, SparseBayesianLinear
+from onn_lightning.nn.sbl import SBLForm, SBLObserver, SBLOutput, SparseBayesianLinear
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,10 @@ class TrunkOutput:
 
     hidden: Tensor
     auxiliary: TrunkAuxiliary
+
+
+SBLS_PER_BLOCK = 4
+"""qkv, output, up, down."""
 
 
 class Block(nn.Module):
@@ -196,10 +201,13 @@ class MoIETrunk(nn.Module):
         sizes = [layer.out_features for _, layer in self.sbl_layers()]
         leaf = torch.zeros(sum(sizes), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         leaf.requires_grad_(torch.is_grad_enabled())
-        observer = SBLObserver(leaf.split(sizes))
+        parts = iter(leaf.split(sizes))
+        seen: list[SBLOutput] = []
         for layer, block in enumerate(self.blocks):
+            # an observer each: what a compiled block depends on is then alike for all blocks of a shape
+            observer = SBLObserver(list(islice(parts, SBLS_PER_BLOCK)))
             x = block(x, rotary, mask, observer, cache, layer)
-        seen = observer.observations
+            seen += observer.observations
         auxiliary = TrunkAuxiliary(
             gate_handle=torch.stack([observation.gate_handle for observation in seen]).sum(),
             surprise=leaf,
