@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ from onn_lightning.nn import (
     scatter_embeddings,
 )
 from onn_lightning.optim import default_optimizer, parameter_groups
+from onn_lightning.optim.clipping import clip_by_norm, clip_by_value
 from onn_lightning.regulation.integrity import Alpha, Gamma, Integrity
 from onn_lightning.regulation.measure import Measured
 from onn_lightning.regulation.step_sums import StepRecord
@@ -130,6 +132,8 @@ class OmniModule(LightningModule):
         self.last_step: StepRecord | None = None
         self.vitals: Vitals | None = None
         """The figures of the newest optimizer step, set by `PIMonitor`."""
+        self.gradient_norm: Tensor | None = None
+        """Norm of the gradients of the step under way, before clipping, where a callback has taken it."""
         self.history: list[dict[str, Any]] = []
         """How the network was reshaped so far, see `description.history`."""
 
@@ -298,9 +302,23 @@ class OmniModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer is told to, unless the step was skipped: torch clips no empty list by value."""
-        if any(parameter.grad is not None for parameter in self.parameters()):
+        """Clip as the trainer is told to, by our own `optim.clipping`; a skipped step has nothing to clip."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not gradient_clip_val or not parameters:
+            return
+        precision = self.trainer.precision_plugin
+        if type(precision).clip_grad_by_norm is not Precision.clip_grad_by_norm:
+            # FSDP1 and the like hold flat shards that only they can add up
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        scaler = getattr(precision, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # a fused step would do it by itself, but only after the clipping
+        if gradient_clip_algorithm == "value":
+            clip_by_value(parameters, gradient_clip_val)
+        else:
+            clip_by_norm(parameters, gradient_clip_val, norm)
 
     # ---- checkpoints and answers -----------------------------------------------------------------
 

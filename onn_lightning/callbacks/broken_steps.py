@@ -27,13 +27,14 @@ from torch.optim import Optimizer
 
 from onn_lightning.callbacks.pi_monitor import PIMonitor, ReadsVitals
 from onn_lightning.module import OmniModule
-from onn_lightning.optim.firing import local_part
+from onn_lightning.optim.clipping import gradient_norm, local_norms
 
 
 class SkipBrokenSteps(ReadsVitals):
-    """Skips steps that are not finite, and stops the run after many in a row; logs `train/skipped_steps`.
+    """Skips steps that are not finite, and stops the run after many in a row.
 
-    `train/skipped_steps` counts those of the whole run, at the trainer's logging rhythm.
+    Logs at the trainer's rhythm `train/skipped_steps`, those of the whole run, and `train/grad_norm`, the
+    norm of all gradients before clipping, which is left in `module.gradient_norm` for the clipping.
 
     Args:
         max_consecutive: the run stops with the so many-th broken step in a row.
@@ -86,7 +87,8 @@ class SkipBrokenSteps(ReadsVitals):
         if scaled:
             whole = torch.isfinite(pl_module.vitals.main_loss)
         else:
-            whole = pl_module.vitals.finite & _norms(parameters).isfinite().all()
+            norm = pl_module.gradient_norm = gradient_norm(parameters)
+            whole = pl_module.vitals.finite & norm.isfinite()
         if _on_all_ranks(whole):
             self._in_a_row = 0
         else:
@@ -100,6 +102,8 @@ class SkipBrokenSteps(ReadsVitals):
             self._tell(trainer.global_step + 1, what)
         if PIMonitor.logs_now(trainer):
             pl_module.log("train/skipped_steps", float(self._total))
+            if pl_module.gradient_norm is not None:
+                pl_module.log("train/grad_norm", pl_module.gradient_norm)
 
     def _tell(self, step: int, what: str) -> None:
         if self._in_a_row < self.max_consecutive:
@@ -131,16 +135,6 @@ class SkipBrokenSteps(ReadsVitals):
 # ---- what is broken --------------------------------------------------------------------------------
 
 
-def _norms(parameters: list[nn.Parameter]) -> Tensor:
-    """The norm of every gradient that has a part on this process; of that part."""
-    parts = [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
-    parts = [part for part in parts if part.numel()]
-    if not parts:
-        return torch.zeros((), device=parameters[0].device)
-    half = any(part.dtype == torch.float16 for part in parts)  # their norm may be beyond float16
-    return torch.stack(torch._foreach_norm(parts, 2, dtype=torch.float32 if half else None))
-
-
 def _on_all_ranks(whole: Tensor) -> bool:
     """Whether all ranks say so; the one place where the host waits for the device."""
     broken = (~whole).to(torch.int32)
@@ -160,7 +154,8 @@ def _broken_gradient(module: OmniModule, parameters: list[nn.Parameter]) -> str:
     """Name of the first parameter of the module whose gradient is broken on this rank."""
     held = set(parameters)
     for name, parameter in module.named_parameters():
-        if parameter in held and not _norms([parameter]).isfinite().all():
+        gradient = parameter.grad if parameter in held else None
+        if gradient is not None and not all(norm.isfinite() for norm in local_norms([gradient])):
             return name
     return ""
 
