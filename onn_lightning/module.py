@@ -25,6 +25,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -136,6 +137,18 @@ class OmniModule(LightningModule):
         """Norm of the gradients of the step under way, before clipping, where a callback has taken it."""
         self.history: list[dict[str, Any]] = []
         """How the network was reshaped so far, see `description.history`."""
+
+    def setup(self, stage: str) -> None:
+        """Refuse a type of weights in which nothing can be learned.
+
+        Raises:
+            MisconfigurationException: for float16.
+        """
+        if stage == "fit" and self.trainer.precision == "16-true":
+            raise MisconfigurationException(
+                "trainer.precision 16-true: float16 has no numbers as small as AdamW's eps (1e-8) and most "
+                "squares of gradients. Choose bf16-true or, for float16, 16-mixed, which scales the loss"
+            )
 
     # ---- many ranks ------------------------------------------------------------------------------
 

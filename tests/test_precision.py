@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from monitored import PARTS, make_module, tensors, watch
 from torch.utils.data import DataLoader
 
@@ -45,3 +46,9 @@ def test_weights_of_another_type_train_validate_and_give_the_same_figures(
     for name in ("main_loss", "tau", "surprise", "pi", "activation"):
         assert figures[name].dtype in (torch.float32, torch.float64)
         torch.testing.assert_close(figures[name].float(), reference[name], rtol=relative, atol=0.0, msg=name)
+
+
+def test_weights_in_float16_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=r"16-true.*Choose bf16-true") as raised:
+        watch(PARTS, tmp_path, precision="16-true")
+    assert "\n" not in str(raised.value)

@@ -94,7 +94,6 @@ def parallelize(
             if mesh is not None:
                 _shard(block, mesh, sharding.reshard_after_forward, sharding.policy)
         if is_on_meta(parts):
-            parts.trunk.rotary.reset()
             around = surroundings(parts.trunk.config, list(parts.modalities.values()))
             parts.positions, parts.embedders, parts.heads = around.positions, around.embedders, around.heads
     if mesh is not None:

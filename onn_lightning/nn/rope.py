@@ -7,7 +7,8 @@ Notable:
 - `rotate_2d` turns half of the channels by x and half by y: inner products of two rotated vectors
   depend on (dx, dy) alone.
 - Angles are computed in float32 whatever the type of the features: at position 262,144 bfloat16
-  could not tell neighbours apart.
+  could not tell neighbours apart. Frequencies are made when and where they are needed: a buffer of them
+  would be rounded with the weights (`precision: bf16-true`), a copy from the host would be waited for.
 """
 
 from __future__ import annotations
@@ -51,13 +52,16 @@ class YarnScaling:
             )
 
 
-def rotary_frequencies(dim: int, theta: float, yarn: YarnScaling | None = None) -> tuple[Tensor, float]:
+def rotary_frequencies(
+    dim: int, theta: float, yarn: YarnScaling | None = None, device: torch.device | None = None
+) -> tuple[Tensor, float]:
     """Angular frequencies (radians a position) of `dim / 2` rotary pairs.
 
     Args:
         dim: channels to rotate, even.
         theta: base of the geometric series (RoPE, Su et al. 2021, arXiv 2104.09864).
         yarn: window extension, or None.
+        device: where they are needed.
     Returns:
         ([dim / 2] float32 frequencies, factor for cos and sin).
     Raises:
@@ -65,7 +69,7 @@ def rotary_frequencies(dim: int, theta: float, yarn: YarnScaling | None = None) 
     """
     if dim % 2:
         raise ValueError(f"rotary positions need an even number of channels, got {dim}")
-    frequencies = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    frequencies = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim)
     if yarn is None:
         return frequencies, 1.0
 
@@ -76,7 +80,7 @@ def rotary_frequencies(dim: int, theta: float, yarn: YarnScaling | None = None) 
 
     low = max(math.floor(pair_that_turns(yarn.beta_fast)), 0)
     high = min(math.ceil(pair_that_turns(yarn.beta_slow)), dim - 1)
-    pair = torch.arange(dim // 2, dtype=torch.float32)
+    pair = torch.arange(dim // 2, dtype=torch.float32, device=device)
     interpolated = ((pair - low) / max(high - low, 1e-3)).clamp(0, 1)  # 0: keep, 1: divide by factor
     frequencies = frequencies / yarn.factor * interpolated + frequencies * (1 - interpolated)
     attention_factor = yarn.attention_factor
@@ -88,22 +92,15 @@ def rotary_frequencies(dim: int, theta: float, yarn: YarnScaling | None = None) 
 class RotaryPositions(nn.Module):
     """Cosines and sines of 1-D rotary positions for the queries and keys of one head size."""
 
-    frequencies: Tensor
-
     def __init__(self, head_dim: int, theta: float, yarn: YarnScaling | None = None) -> None:
         super().__init__()
         self._arguments = (head_dim, theta, yarn)
-        self.reset()
-
-    def reset(self) -> None:
-        """Compute the frequencies, also anew where they were left on the meta device."""
-        frequencies, self.attention_factor = rotary_frequencies(*self._arguments)
-        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions [B, T] -> (cos, sin), each [B, 1, T, head_dim / 2] float32."""
-        angles = positions[:, None, :, None].float() * self.frequencies.float()
-        return angles.cos() * self.attention_factor, angles.sin() * self.attention_factor
+        frequencies, factor = rotary_frequencies(*self._arguments, device=positions.device)
+        angles = positions[:, None, :, None].float() * frequencies
+        return angles.cos() * factor, angles.sin() * factor
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -135,8 +132,8 @@ def rotate_2d(x: Tensor, positions_2d: Tensor, theta: float = 100.0) -> Tensor:
     """
     if x.shape[-1] % 4:
         raise ValueError(f"rotate_2d needs a width divisible by 4 (pairs for x and for y), got {x.shape[-1]}")
-    frequencies, _ = rotary_frequencies(x.shape[-1] // 2, theta)
-    angles = positions_2d.to(torch.float32)[..., None] * frequencies.to(x.device)  # [n, 2, d / 4]
+    frequencies, _ = rotary_frequencies(x.shape[-1] // 2, theta, device=x.device)
+    angles = positions_2d.to(torch.float32)[..., None] * frequencies  # [n, 2, d / 4]
     halves = x.unflatten(-1, (2, -1))  # [n, 2, d / 2]
     return apply_rotary(halves, angles.cos(), angles.sin()).flatten(-2)
 
@@ -147,17 +144,15 @@ class AdditivePositions(nn.Module):
     The frequencies are those of the trunk's rotary positions at full width, YaRN included.
     """
 
-    frequencies: Tensor
-
     def __init__(
         self, hidden_size: int, theta: float, yarn: YarnScaling | None = None, initial_gain: float = 0.1
     ) -> None:
         super().__init__()
-        frequencies, _ = rotary_frequencies(hidden_size, theta, yarn)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self._arguments = (hidden_size, theta, yarn)
         self.gain = nn.Parameter(torch.full((1,), initial_gain))
 
     def forward(self, positions: Tensor) -> Tensor:
         """positions [B, T] -> [B, T, hidden_size] in the gain's type."""
-        angles = positions[..., None].float() * self.frequencies.float()
+        frequencies, _ = rotary_frequencies(*self._arguments, device=positions.device)
+        angles = positions[..., None].float() * frequencies
         return torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.gain.dtype) * self.gain

@@ -144,11 +144,22 @@ def test_rotation_is_the_product_of_complex_numbers() -> None:
 
 
 def test_extending_the_window_scales_additive_and_rotary_positions_alike() -> None:
-    yarn = YarnScaling(8.0, original_max_position=1024)
-    additive = AdditivePositions(32, 1e4, yarn)
-    assert torch.equal(additive.frequencies, RotaryPositions(32, 1e4, yarn).frequencies)
-    slowest = [AdditivePositions(32, 1e4, scaling).frequencies[-1] for scaling in (None, yarn)]
-    torch.testing.assert_close(slowest[0] / slowest[1], torch.tensor(8.0))
+    yarn = YarnScaling(8.0, original_max_position=1024, attention_factor=1.0)
+    positions = torch.arange(0, 8192, 7)[None]
+    cos, sin = RotaryPositions(32, 1e4, yarn)(positions)
+    additive = AdditivePositions(32, 1e4, yarn, initial_gain=1.0)(positions)
+    assert torch.equal(additive, torch.cat((cos, sin), dim=-1)[:, 0])
+    slowest = [RotaryPositions(32, 1e4, scaling)(torch.ones(1, 1))[1][..., -1] for scaling in (None, yarn)]
+    torch.testing.assert_close(slowest[0] / slowest[1], torch.full((1, 1, 1), 8.0))
+
+
+def test_far_positions_are_told_apart_whatever_type_the_weights_have() -> None:
+    positions = torch.tensor([[262_143, 262_144]])
+    rotary, additive = RotaryPositions(32, 1e6), AdditivePositions(32, 1e6)
+    expected = rotary(positions), additive(positions)
+    cast = rotary.bfloat16()(positions), additive.bfloat16()(positions)
+    assert torch.equal(torch.stack(cast[0]), torch.stack(expected[0]))
+    torch.testing.assert_close(cast[1].float(), expected[1], rtol=1e-2, atol=0.0)
 
 
 def test_additive_positions_have_the_gain_as_their_only_parameter_and_bounded_size() -> None:
