@@ -8,12 +8,12 @@ Notable:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -26,6 +26,7 @@ from onn_lightning.checkpoint.shard_index import (
     read_index,
 )
 from onn_lightning.checkpoint.stored_tensors import FolderTensors
+from onn_lightning.checkpoint.tensor_stream import TORCH_DTYPES
 
 WEIGHTS, OPTIMIZERS = "state_dict", "optimizer_states"
 
@@ -163,15 +164,31 @@ class TensorsOnDemand(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def numel(self) -> int:
-        """Numbers in all tensors, those of tied ones counted once; nothing is read."""
-        places = {entry.place for entry in self._entries.values() if isinstance(entry, _Later)}
-        return sum(math.prod(self._stored.tensors[place].shape) for place in places)
+    def outline(self) -> dict[str, Tensor]:
+        """The tensors on the meta device, tied ones as one; nothing is read."""
+        places = {name: entry.place for name, entry in self._entries.items() if isinstance(entry, _Later)}
+        on_meta = {
+            place: torch.empty(stored.shape, dtype=TORCH_DTYPES[stored.dtype], device="meta")
+            for place, stored in self._stored.tensors.items()
+            if place in places.values()
+        }
+        return {name: on_meta[place] for name, place in places.items()}
 
 
 @dataclass(frozen=True)
 class _Later:
     place: str
+
+
+def outline(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Types and shapes of a checkpoint's weights, of either form, without reading them.
+
+    Args:
+        weights: "state_dict" of a checkpoint that was read with `mmap`.
+    Returns:
+        tensors whose numbers are of no use; of tied ones `memory_of` is the same.
+    """
+    return weights.outline() if isinstance(weights, TensorsOnDemand) else weights
 
 
 def memory_of(tensor: Tensor) -> tuple[Any, ...]:

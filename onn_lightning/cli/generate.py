@@ -84,14 +84,14 @@ def find_checkpoint(path: Path) -> Path:
     """The checkpoint that `--checkpoint` means.
 
     Args:
-        path: a checkpoint, or a run folder.
+        path: a checkpoint of any form, or a run folder.
     Raises:
         UsageError: if the folder holds no complete checkpoint.
     """
-    if not path.is_dir():
-        return path
-    from onn_lightning.checkpoint.complete import CHECKPOINTS, newest_intact_checkpoint
+    from onn_lightning.checkpoint.complete import CHECKPOINTS, is_complete, newest_intact_checkpoint
 
+    if not path.is_dir() or is_complete(path):
+        return path
     newest = newest_intact_checkpoint(path)
     if newest is None:
         raise UsageError(

@@ -31,7 +31,7 @@ def in_shape_of(checkpoint: str | None, config: Namespace) -> Namespace:
         UsageError: if the checkpoint was reshaped and never had the config's shape; names both.
     """
     written: Any = config.get(_TRUNK)
-    if checkpoint is None or not isinstance(written, Namespace) or not Path(checkpoint).is_file():
+    if checkpoint is None or not isinstance(written, Namespace) or not Path(checkpoint).exists():
         return config
     try:
         content = description.read(checkpoint, mmap=True)

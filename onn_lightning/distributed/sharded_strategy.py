@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,8 +30,9 @@ from torch.optim import Optimizer
 from onn_lightning.checkpoint import folders, reading, sharded
 from onn_lightning.checkpoint.reading import CheckpointError
 from onn_lightning.checkpoint.shard_index import damage_in_folder
-from onn_lightning.checkpoint.shard_storage import ShardReader, ShardWriter
+from onn_lightning.checkpoint.shard_storage import ShardReader
 from onn_lightning.checkpoint.sharded import OPTIMIZERS, WEIGHTS
+from onn_lightning.checkpoint.sharded_saving import save_sharded
 from onn_lightning.checkpoint.stored_tensors import FolderTensors, MappedTensors, StoredTensors
 from onn_lightning.checkpoint.tensor_stream import TORCH_DTYPES
 
@@ -96,18 +97,7 @@ class ShardedStrategy(ModelParallelStrategy):
             return
         if storage_options is not None:
             raise TypeError(f"storage_options is {storage_options!r}: {type(self).__name__} has none")
-        divided = sharded.divide(checkpoint)
-        writer = ShardWriter(path, divided.plain, divided.tied)
-        try:
-            dcp.save(
-                divided.tensors,
-                storage_writer=writer,
-                planner=dcp.DefaultSavePlanner(flatten_state_dict=False),
-            )
-        except CheckpointException as error:
-            if self.is_global_zero:
-                writer.discard()
-            _raise_reason(error, path)
+        save_sharded(checkpoint, path)
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
         """Remove a checkpoint, never leaving half of it under its name."""
@@ -221,19 +211,3 @@ class ShardedStrategy(ModelParallelStrategy):
 def _some(names: set[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") or "none"
-
-
-def _raise_reason(error: CheckpointException, path: Path) -> NoReturn:
-    """Raise why a save failed, the same on all ranks."""
-    reasons = {rank: wrapped[0] for rank, wrapped in sorted(error.failures.items())}
-    for reason in reasons.values():
-        if isinstance(reason, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-    rank, reason = next(iter(reasons.items()))
-    if isinstance(reason, OSError):
-        raise OSError(
-            reason.errno,
-            f"cannot write '{path}' (rank {rank}: {reason.strerror}): make room or correct the permissions, "
-            "then run the same command again; checkpoints that were finished before are intact",
-        ) from error
-    raise CheckpointError(f"{path}: not written, rank {rank} failed: {reason!r}") from error

@@ -3,7 +3,6 @@
 Notable:
 - Read by `checkpoint.description.read` alone, and mapped: shapes and plain data come from the file, the
   numbers of its tensors stay on disk. Nothing in it is executed.
-- Of a directory (sharded checkpoint) only its size is known.
 """
 
 from __future__ import annotations
@@ -89,22 +88,20 @@ def describe_newest(run_folder: Path) -> Described | None:
         CheckpointError: if it cannot be read.
     """
     from onn_lightning.checkpoint import description  # imports torch
+    from onn_lightning.checkpoint.sharded import memory_of, outline
 
     newest = newest_checkpoint(run_folder)
     if newest is None:
         return None
-    if newest.is_dir():
-        raise description.CheckpointError(f"{newest.name} is sharded, which a report does not open")
     checkpoint = description.read(newest, mmap=True)
+    weights = outline(checkpoint["state_dict"])
     documents, weights_now, tokens_read = _place_in_data(checkpoint)
     try:
         return Described(
             name=newest.name,
             step=int(checkpoint.get("global_step", 0)),
             trunk={str(key): str(value) for key, value in checkpoint[description.KEY]["trunk"].items()},
-            weights=sum(
-                {(t.data_ptr(), t.numel()): t.numel() for t in checkpoint["state_dict"].values()}.values()
-            ),
+            weights=sum({memory_of(tensor): tensor.numel() for tensor in weights.values()}.values()),
             reshaped=tuple(
                 Reshaped(int(entry["step"]), str(entry["what"])) for entry in description.history(checkpoint)
             ),

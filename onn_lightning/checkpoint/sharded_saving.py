@@ -1,0 +1,58 @@
+"""`save_sharded`: all ranks write one checkpoint together, or all raise the same error.
+
+Notable: a rank that dies is noticed by torch (nobody else can tell), one that fails tells the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from onn_lightning.checkpoint.reading import CheckpointError
+from onn_lightning.checkpoint.shard_storage import ShardWriter
+from onn_lightning.checkpoint.sharded import divide
+
+
+def save_sharded(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a sharded checkpoint; a collective call.
+
+    Args:
+        checkpoint: as Lightning's trainer makes it, tensors sharded (DTensor) or the same on all ranks.
+        path: its folder, the same on all ranks; a checkpoint of that name is replaced.
+    Raises:
+        OSError: on all ranks, if any of them cannot write; what was there before is intact.
+        KeyboardInterrupt: on all ranks, if any of them was interrupted; what was there before is intact.
+    """
+    divided = divide(checkpoint)
+    writer = ShardWriter(path, divided.plain, divided.tied)
+    alone = not dist.is_initialized()
+    try:
+        dcp.save(
+            divided.tensors,
+            storage_writer=writer,
+            planner=dcp.DefaultSavePlanner(flatten_state_dict=False),
+            no_dist=alone,
+        )
+    except CheckpointException as error:
+        if alone or dist.get_rank() == 0:  # no rank is writing any more
+            writer.discard()
+        _raise_reason(error, path)
+
+
+def _raise_reason(error: CheckpointException, path: Path) -> NoReturn:
+    reasons = {rank: wrapped[0] for rank, wrapped in sorted(error.failures.items())}
+    if any(isinstance(reason, KeyboardInterrupt) for reason in reasons.values()):
+        raise KeyboardInterrupt from error
+    rank, reason = next(iter(reasons.items()))
+    if isinstance(reason, OSError):
+        raise OSError(
+            reason.errno,
+            f"cannot write '{path}' (rank {rank}: {reason.strerror}): make room or correct the permissions, "
+            "then run the same command again; checkpoints that were finished before are intact",
+        ) from error
+    raise CheckpointError(f"{path}: not written, rank {rank} failed: {reason!r}") from error
