@@ -21,6 +21,9 @@ from onn_lightning.checkpoint.shard_index import INDEX, damage_in_folder
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, in the run folder."""
 
+EXPORTED = "config.json"
+"""File that makes a folder one of `onn export`."""
+
 TENSORS = "data/"
 """Beginning of the names of records that hold the bytes of tensors."""
 
@@ -82,6 +85,11 @@ def is_complete(path: Path) -> bool:
     if path.is_dir():  # sharded: its index is written last
         return (path / INDEX).is_file()
     return zipfile.is_zipfile(path)  # torch writes zip files, whose directory stands at the end
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a folder is one that `onn export` wrote."""
+    return (path / EXPORTED).is_file()
 
 
 def damage_in(file: IO[bytes]) -> Damage | None:

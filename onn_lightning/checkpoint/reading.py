@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onn_lightning.checkpoint.complete import TENSORS, Damage, damage_in
+from onn_lightning.checkpoint.complete import TENSORS, Damage, damage_in, is_exported
 
 
 class CheckpointError(RuntimeError):
@@ -28,16 +28,17 @@ def load(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any
     """What a checkpoint of any kind holds, compared with its checksums.
 
     Args:
-        path: its file; the folder of a sharded one.
+        path: its file; the folder of a sharded or an exported one.
         map_location: device to load to; a sharded one is put together on the CPU.
         mmap: leave the numbers of tensors in the file until they are used, not compared; to the CPU only.
     Raises:
         CheckpointError: if it is missing, damaged, or holds more than plain data and tensors.
     """
     if Path(path).is_dir():
-        from onn_lightning.checkpoint import sharded  # which reads files by the functions of this module
+        from onn_lightning.checkpoint import exported, sharded  # they use the functions of this module
 
-        return sharded.load(Path(path), mmap)
+        folder = Path(path)
+        return exported.load(folder) if is_exported(folder) else sharded.load(folder, mmap)
     return load_file(path, map_location, mmap)
 
 
@@ -74,13 +75,18 @@ def load_file(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -
 
 
 def require_intact(path: str | Path) -> None:
-    """Compare a checkpoint file with its checksums.
+    """Compare a checkpoint with its checksums.
 
     Args:
-        path: its file.
+        path: its file; the folder of a sharded one.
     Raises:
-        CheckpointError: as `load_file`.
+        CheckpointError: as `load`.
     """
+    if Path(path).is_dir():
+        from onn_lightning.checkpoint import sharded  # which uses the functions of this module
+
+        sharded.require_intact(Path(path))
+        return
     content = load_file(path, mmap=True)
     with open(path, "rb") as file:
         damage = damage_in(file)

@@ -85,8 +85,8 @@ def load(folder: Path, mmap: bool = False) -> dict[str, Any]:
         CheckpointError: if it is incomplete, damaged, or holds more than plain data and tensors.
     """
     index = open_index(folder)
-    if not mmap and (damage := damage_in_folder(folder)) is not None:
-        raise damaged(folder, damage)
+    if not mmap:
+        require_intact(folder)
     checkpoint = load_plain(folder)
     stored = FolderTensors(folder, index)
     read: dict[str, Tensor] = {} if mmap else {place: stored.read(place) for place in index.tensors}
@@ -99,6 +99,21 @@ def load(folder: Path, mmap: bool = False) -> dict[str, Any]:
             for parameter, entries in state["state"].items():
                 state["state"][parameter] = TensorsOnDemand(entries, stored)
     return checkpoint
+
+
+def require_intact(folder: Path, reader: int = 0, readers: int = 1) -> None:
+    """Compare a sharded checkpoint with its checksums.
+
+    Args:
+        folder: the checkpoint.
+        reader: which of several readers this one is; each compares some of the files.
+        readers: how many share the work.
+    Raises:
+        CheckpointError: if something is not what was written.
+    """
+    open_index(folder)
+    if (damage := damage_in_folder(folder, reader, readers)) is not None:
+        raise _damaged(folder, damage)
 
 
 def load_plain(folder: Path) -> dict[str, Any]:
@@ -132,14 +147,7 @@ def open_index(folder: Path) -> ShardIndex:
             f"{folder}: no such checkpoint, it is a folder without {INDEX}; {hint}"
         ) from error
     except (OSError, ValueError) as error:
-        raise damaged(folder, str(error)) from error
-
-
-def damaged(folder: Path, damage: str) -> CheckpointError:
-    """The error for a checkpoint that is not what was written."""
-    return CheckpointError(
-        f"{folder}: damaged, {damage}; take an older checkpoint, as `onn fit --resume` does by itself"
-    )
+        raise _damaged(folder, str(error)) from error
 
 
 class TensorsOnDemand(Mapping[str, Any]):
@@ -229,3 +237,10 @@ def _put(checkpoint: dict[str, Any], place: tuple[str, ...], value: Any) -> None
     else:
         _, number, _, parameter, key = place
         checkpoint[OPTIMIZERS][int(number)]["state"].setdefault(int(parameter), {})[key] = value
+
+
+def _damaged(folder: Path, damage: str) -> CheckpointError:
+    """The error for a checkpoint that is not what was written."""
+    return CheckpointError(
+        f"{folder}: damaged, {damage}; take an older checkpoint, as `onn fit --resume` does by itself"
+    )

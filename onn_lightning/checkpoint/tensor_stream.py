@@ -77,7 +77,12 @@ def write_tensors(
         tensor = read(name)
         if (tensor.dtype, tuple(tensor.shape)) != shapes[name]:
             raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shapes[name]}")
-        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        content = bytes_of(tensor)
         checksums[name] = zlib.crc32(content)
         stream.write(content)
     return checksums
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as they stand in a file."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -84,13 +84,18 @@ def find_checkpoint(path: Path) -> Path:
     """The checkpoint that `--checkpoint` means.
 
     Args:
-        path: a checkpoint of any form, or a run folder.
+        path: a checkpoint of any form, a folder of `onn export`, or a run folder.
     Raises:
         UsageError: if the folder holds no complete checkpoint.
     """
-    from onn_lightning.checkpoint.complete import CHECKPOINTS, is_complete, newest_intact_checkpoint
+    from onn_lightning.checkpoint.complete import (
+        CHECKPOINTS,
+        is_complete,
+        is_exported,
+        newest_intact_checkpoint,
+    )
 
-    if not path.is_dir() or is_complete(path):
+    if not path.is_dir() or is_complete(path) or is_exported(path):
         return path
     newest = newest_intact_checkpoint(path)
     if newest is None:

@@ -52,6 +52,7 @@ VERBS = {
     "predict": Verb(_LIGHTNING, "predictions of a trained model", takes_verb=True),
     "grow": Verb("onn_lightning.cli.grow", "make a trained model larger without changing what it does"),
     "prune": Verb("onn_lightning.cli.prune", "cut a trained model back to a budget; the emergency brake"),
+    "export": Verb("onn_lightning.cli.export", "the weights as safetensors, for exchange"),
     "report": Verb("onn_lightning.cli.report", "one HTML page of a run"),
     "generate": Verb("onn_lightning.cli.generate", "answer from text, images and sound"),
 }

@@ -29,7 +29,6 @@ from torch.optim import Optimizer
 
 from onn_lightning.checkpoint import folders, reading, sharded
 from onn_lightning.checkpoint.reading import CheckpointError
-from onn_lightning.checkpoint.shard_index import damage_in_folder
 from onn_lightning.checkpoint.shard_storage import ShardReader
 from onn_lightning.checkpoint.sharded import OPTIMIZERS, WEIGHTS
 from onn_lightning.checkpoint.sharded_saving import save_sharded
@@ -138,8 +137,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def _open(self, path: Path) -> tuple[dict[str, Any], StoredTensors]:
         if path.is_dir():
-            if (damage := damage_in_folder(path, self.global_rank, self.world_size)) is not None:
-                raise sharded.damaged(path, damage)
+            sharded.require_intact(path, self.global_rank, self.world_size)
             return sharded.load_plain(path), FolderTensors(path, sharded.open_index(path))
         if self.is_global_zero:
             reading.require_intact(path)
