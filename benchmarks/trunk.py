@@ -27,7 +27,7 @@ from onn_lightning.cli.allocator import keep_freed_memory
 from onn_lightning.flops import trunk_forward_flops
 from onn_lightning.nn import MoIETrunk, TrunkConfig
 from onn_lightning.nn.norm import rms_normalize
-from onn_lightning.nn.sbl import SBLObserver, SBLOutput, SparseBayesianLinear
+from onn_lightning.nn.sbl import SBLObserver, SparseBayesianLinear
 
 W_GATE = 0.001
 CHILD_MEASURES = ("memory_gate", "memory_plain", "seconds_kept", "seconds_default")
@@ -70,8 +70,7 @@ class Step:
         """The same gradients the plain way: a first backward for G, a second one for the sum."""
         observer = TwoPassObserver()
         loss = self._loss(observer)
-        outputs = [record.output for record in observer.observations]
-        grads = torch.autograd.grad(loss, outputs, retain_graph=True)
+        grads = torch.autograd.grad(loss, observer.outputs, retain_graph=True)
         gate_loss = loss.new_zeros(())
         for fire, grad in zip(observer.fires, grads, strict=True):
             surprise = grad.norm(dim=0)
@@ -87,6 +86,7 @@ class TwoPassObserver(SBLObserver):
     def __init__(self) -> None:
         super().__init__()
         self.fires: list[Tensor] = []
+        self.outputs: list[Tensor] = []
 
     def __call__(self, layer: SparseBayesianLinear, x: Tensor) -> Tensor:
         keys = layer.mu_weight * F.softplus(layer.sigma_weight) * layer.score_scale
@@ -94,7 +94,7 @@ class TwoPassObserver(SBLObserver):
         y = fire * F.linear(x, layer.mu_weight, layer.mu_bias)
         self.fires.append(torch.relu(F.linear(x.detach(), keys, -layer.gate_param)).flatten(0, -2))
         flat = y.flatten(0, -2)
-        self.observations.append(SBLOutput(flat, y, y, y))
+        self.outputs.append(flat)
         return flat.view_as(y)
 
 

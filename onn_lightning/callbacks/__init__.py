@@ -4,6 +4,7 @@ from onn_lightning.callbacks.broken_steps import SkipBrokenSteps
 from onn_lightning.callbacks.compile_blocks import CompileBlocks
 from onn_lightning.callbacks.dashboard import Dashboard
 from onn_lightning.callbacks.emergency_pruning import EmergencyPruning
+from onn_lightning.callbacks.gradient_checkpointing import GradientCheckpointing
 from onn_lightning.callbacks.growth import GrowOnPlateau
 from onn_lightning.callbacks.loss_reweighting import LossReweighting
 from onn_lightning.callbacks.neuron_protection import NeuronProtection
@@ -19,6 +20,7 @@ __all__ = [
     "CompileBlocks",
     "Dashboard",
     "EmergencyPruning",
+    "GradientCheckpointing",
     "GrowOnPlateau",
     "LossReweighting",
     "NeuronProtection",

@@ -128,7 +128,7 @@ def _as_text(found: Estimate, header: str, options: argparse.Namespace) -> list[
         verdict = "" if fits is None else "  fits" if found.peak(name) <= fits * 1e9 else "  does not fit"
         lines.append(f"  {name:<8}{cells}{verdict}")
     lines.append(
-        f"  of the step: masks of packed rows {_gigabytes(step.mask)}, SBLs' copies of weights "
+        f"  of the step: mask of packed rows {_gigabytes(step.mask)}, SBLs' copies of weights "
         f"{_gigabytes(step.weight_copies)}, other activations "
         f"{_gigabytes(step.trunk - step.mask - step.weight_copies)}"
     )

@@ -24,6 +24,7 @@ Letters: R ranks of tensor parallelism, N neurons, M tokens, D channels, H heads
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,16 +127,24 @@ class NeuronParallelSBL(SparseBayesianLinear):
         """[N / R] -> [N]; not waited for."""
         return collectives.all_gather_single(rows, 0, self.mesh)
 
-    def observe(self, x: Tensor, surprise: Tensor | None = None) -> SBLOutput:
-        """As that of a whole SBL: whole x in, whole output, surprise and activation out."""
+    def observe(
+        self,
+        x: Tensor,
+        surprise: Tensor | None = None,
+        fired: Tensor | None = None,
+        pack_fired: bool = False,
+    ) -> SBLOutput:
+        """As that of a whole SBL: whole x in, whole output, surprise and activation out.
+
+        Packed bits of what fired are those of this rank's neurons.
+        """
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # its gradient travels in this type, too
-        seen = super().observe(_SumGradient.apply(x, self.mesh), surprise)
-        return SBLOutput(
+        seen = super().observe(_SumGradient.apply(x, self.mesh), surprise, fired, pack_fired)
+        return replace(
+            seen,
             output=_Gather.apply(seen.output, -1, self.mesh),
-            gate_handle=seen.gate_handle,
-            surprise=seen.surprise,
-            activation=self._gathered_rows(seen.activation),
+            activation=None if seen.activation is None else self._gathered_rows(seen.activation),
         )
 
 

@@ -5,8 +5,9 @@ Notable:
   output, `nn/attention.py` queries, keys, values and result, `nn/loss.py` factors and their gradients.
 - An SBL also keeps copies of its weights (softplus of sigma; keys and means, stacked): they do not grow with
   the batch, but with the model.
-- The mask of packed rows is [B, 1, T, T]; every layer keeps it once more, as numbers of the
-  queries' type, which torch makes of it.
+- The mask of packed rows is [B, 1, T, T] numbers of the queries' type, shared by all layers.
+- Under gradient checkpointing a block keeps its input and which neurons fired ("block") or the results of its
+  products ("selective"), see `nn/recompute.py`; all the rest is there for one block at a time.
 - Attention is taken to run in a kernel that keeps no scores [B, H, T, T], as on the CPU.
 - All tokens are taken to be text, and supervised: that is the most that a row can need.
 """
@@ -19,6 +20,7 @@ from torch import nn
 
 from onn_lightning.nn import CharacterHead, TextEmbedder, TrunkConfig
 from onn_lightning.nn.loss import CHUNK_LOGITS
+from onn_lightning.nn.recompute import Checkpointing
 
 _STATISTICS = 4
 """Bytes of what is summed up in float32 whatever the precision: scales of norms under it, log-sum-exp."""
@@ -50,11 +52,11 @@ class Step:
 
     Args:
         trunk: kept by all blocks.
-        mask: of it, masks of packed rows.
+        mask: of it, the mask of packed rows.
         weight_copies: of it, what SBLs keep of their weights.
         ends: kept by positions, embedders and heads.
         kl: kept by the KL term until backward begins.
-        backward: needed for a moment in the backward pass of a block.
+        backward: needed for a moment in the backward pass of a block, what it recomputes included.
         head: needed for a moment by the loss over the characters.
     """
 
@@ -79,6 +81,7 @@ def step_memory(
     rows: int,
     length: int,
     precision: Precision,
+    checkpointing: Checkpointing = "none",
 ) -> Step:
     """What forward and backward over one micro-batch need beyond weights, gradients and optimizer state.
 
@@ -89,15 +92,19 @@ def step_memory(
         rows: B.
         length: T.
         precision: bytes of the numbers.
+        checkpointing: what blocks keep.
     """
     stream = _stream(embedder, precision)
-    blocks = [_Block(config, size, rows, length, precision, stream) for size in config.feed_forward_sizes]
-    shared_mask = rows * length * length  # made once, a byte a pair
-    ends, head_moment = _ends(config, embedder, head, rows * length, precision)
+    tokens = rows * length
+    blocks = [
+        _Block(config, size, tokens, precision, stream, checkpointing) for size in config.feed_forward_sizes
+    ]
+    mask = tokens * length * precision.compute
+    ends, head_moment = _ends(config, embedder, head, tokens, precision)
     return Step(
-        trunk=shared_mask + sum(block.kept for block in blocks),
-        mask=shared_mask + sum(block.mask for block in blocks),
-        weight_copies=sum(block.weight_copies for block in blocks),
+        trunk=mask + sum(block.kept for block in blocks),
+        mask=mask,
+        weight_copies=sum(block.weight_copies for block in blocks) if checkpointing == "none" else 0,
         ends=ends,
         kl=sum(block.weights for block in blocks) * precision.parameter,
         backward=max(block.backward for block in blocks),
@@ -117,23 +124,29 @@ class _Block:
     Args:
         config: shape of the trunk.
         inner: F, neurons of its first MoIE layer.
-        rows, length: B, T.
+        tokens: of all rows.
         precision: bytes of the numbers.
         stream: bytes of a number in the residual stream.
+        checkpointing: what is kept.
     """
 
     def __init__(
-        self, config: TrunkConfig, inner: int, rows: int, length: int, precision: Precision, stream: int
+        self,
+        config: TrunkConfig,
+        inner: int,
+        tokens: int,
+        precision: Precision,
+        stream: int,
+        checkpointing: Checkpointing,
     ) -> None:
         width, heads = config.hidden_size, config.num_heads
         key_heads = config.num_kv_heads or heads
         head_dim = config.head_dim or width // heads
         queries, keys = heads * head_dim, key_heads * head_dim
-        tokens, compute = rows * length, precision.compute
+        compute = precision.compute
         qkv = queries + 2 * keys
         self.weights = width * qkv + queries * width + 2 * width * inner
         self.weight_copies = self.weights * (precision.parameter + 2 * compute)
-        self.mask = rows * length * length * compute
         numbers = 3 * qkv + 2 * (queries + keys) + queries  # projections; q and k normed, turned; result
         numbers += 2 * width  # the norm's output, pre-activations of the SBL that writes to the stream: half
         numbers += width
@@ -147,10 +160,21 @@ class _Block:
             statistics += 4 * (head_dim // 2) * compute  # cosines and sines, brought to the products' type
         if stream != compute:
             statistics += 2 * width * stream  # the norms' outputs, beside their copies in the products' type
-        self.kept = tokens * (numbers * compute + statistics) + self.mask + self.weight_copies
+        everything = tokens * (numbers * compute + statistics) + self.weight_copies
         up = tokens * (4 * inner + 2 * width) * compute + 4 * width * inner * compute
         attention = tokens * (4 * qkv + 2 * width) * compute + 4 * width * qkv * compute
         self.backward = max(up, attention)
+
+        neurons = qkv + inner + 2 * width
+        if checkpointing == "none":
+            self.kept = everything
+        elif checkpointing == "block":
+            self.kept = tokens * width * stream + -(-tokens // 8) * neurons
+            self.backward += everything
+        else:
+            results = tokens * ((2 * neurons + queries) * compute + heads * _STATISTICS)
+            self.kept = tokens * width * stream + results
+            self.backward += everything - results
 
 
 def _ends(

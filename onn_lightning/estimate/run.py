@@ -15,6 +15,7 @@ from onn_lightning.estimate.activations import Precision, Step, step_memory
 from onn_lightning.estimate.states import States, strategies
 from onn_lightning.flops import embedder_weights, head_weights, trunk_forward_flops
 from onn_lightning.module import OmniModule
+from onn_lightning.nn.recompute import Checkpointing
 
 _SECONDS_A_DAY = 86_400
 
@@ -53,6 +54,7 @@ def estimate(
     gpus: int = 1,
     peak_flops: float | None = None,
     mfu: float = 0.4,
+    checkpointing: Checkpointing = "none",
 ) -> Estimate:
     """Estimate a run from the shapes of its module.
 
@@ -64,6 +66,7 @@ def estimate(
         gpus: of the whole run.
         peak_flops: FLOPs a second that one GPU could do.
         mfu: share of them that training reaches.
+        checkpointing: what blocks keep for backward; what they compute once more is not counted in MFU.
     """
     config = module.trunk.config
     embedder, head = _of_text(module.embedders), _of_text(module.heads)
@@ -80,7 +83,7 @@ def estimate(
         backward=2 * forward,
         attention=trunk - trunk_forward_flops(config, 0),
         states=strategies(module, precision, gpus),
-        step=step_memory(config, embedder, head, rows, length, precision),
+        step=step_memory(config, embedder, head, rows, length, precision, checkpointing),
         tokens_per_day=None
         if peak_flops is None
         else gpus * peak_flops * mfu * _SECONDS_A_DAY / (3 * forward),

@@ -6,7 +6,9 @@ Notable:
   heads (GQA, Ainslie et al. 2023, arXiv 2305.13245).
 - QK-norm (Henry et al. 2020, arXiv 2010.04245) in the normalised form: the products of two factors
   that an SBL puts out have heavy tails, and the logits with them.
-- Packed documents never attend to each other: the mask comes from `document_ids`.
+- Packed documents never attend to each other: the mask comes from `document_ids`. It is handed in as numbers
+  of the queries' type, which all layers share; of a bool mask torch would make such numbers in every layer,
+  and keep them all for backward.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ def packed_causal_mask(document_ids: Tensor) -> Tensor:
     """[B, T] document ids -> [B, 1, T, T] bool: attend to yourself and the past of your own document."""
     same_document = document_ids[:, None, :, None] == document_ids[:, None, None, :]
     return same_document.tril()
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """bool mask -> what it adds to the scores: 0 where attention is allowed, -inf elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 class KVCache:
@@ -120,7 +127,7 @@ class DynSIHA(nn.Module):
         Args:
             x: [B, T, D].
             rotary: (cos, sin) of the tokens' positions, [B, 1, T, head_dim / 2].
-            mask: [B, 1, T, keys] bool, True: attend; None: plain causal.
+            mask: [B, 1, T, keys], bool (True: attend) or added to the scores; None: plain causal.
             observer: takes the SBLs' observations.
             cache: past keys and values, extended in place.
             layer: this layer's place in the cache.

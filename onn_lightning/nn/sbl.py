@@ -17,6 +17,8 @@ Notable:
   that nobody uses injects nothing.
 - S leaves as the gradient of a plain leaf tensor that the caller passes in, without hooks or
   other Python side effects, so torch.compile and gradient checkpointing see ordinary autograd.
+- Which neurons fire can be handed out as packed bits and handed in again: a recomputation then fires the
+  same neurons, whatever rounding makes of its scores (see `nn/recompute.py`).
 
 Shapes: M tokens (all leading dimensions flattened), D = in_features, N = out_features (neurons).
 """
@@ -31,6 +33,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from onn_lightning.nn.packed_bits import pack_bits, unpack_bits
 
 GatherSurprise = Callable[[Tensor], Tensor] | None
 """Makes S of all neurons of a layer out of S of those computed here; None: all are."""
@@ -47,13 +51,15 @@ class SBLOutput:
         output: [..., N] masked output y.
         gate_handle: scalar 0; add w_gate * gate_handle to the loss to train the gates.
         surprise: [N]; after backward its `.grad` (or that of the leaf it is a part of) holds S.
-        activation: [N] fraction of the tokens for which each neuron fired.
+        activation: [N] fraction of the tokens for which each neuron fired; None where that was handed in.
+        fired: [ceil(M / 8), N] packed bits, set where a neuron fired; None unless asked for.
     """
 
     output: Tensor
     gate_handle: Tensor
     surprise: Tensor
-    activation: Tensor
+    activation: Tensor | None
+    fired: Tensor | None
 
 
 class _SparseBayesianFunction(torch.autograd.Function):
@@ -68,27 +74,37 @@ class _SparseBayesianFunction(torch.autograd.Function):
         surprise: Tensor,
         gather_surprise: GatherSurprise,
         sum_squares: SumSquares,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        fired: Tensor | None,
+        pack_fired: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """x [M, D], weight [2N, D] = (scaled keys, mu), bias [2N] = (-gate, mu_bias), surprise [N].
 
         With `gather_surprise` N are the neurons computed here, and surprise is as long as what it returns.
+        `fired`, packed bits, decides who fires in place of the scores; `pack_fired` asks for such bits.
         """
         pre = F.linear(x, weight, bias)  # [M, 2N]
         scores, values = pre.chunk(2, dim=-1)
+        activation = packed = None
+        if fired is None:
+            decisions = torch.gt(scores, 0)
+            activation = decisions.mean(dim=0, dtype=surprise.dtype)
+            packed = pack_bits(decisions) if pack_fired else None
+        else:  # a score is above 0 where its neuron fired and 0 elsewhere: all that follows asks for no more
+            smallest = torch.finfo(scores.dtype).tiny
+            scores.clamp_(min=smallest).mul_(unpack_bits(fired, len(x)))
         y = F.relu(scores).mul_(values)
-        activation = torch.gt(scores, 0).mean(dim=0, dtype=surprise.dtype)
         ctx.save_for_backward(x, weight, pre)
         ctx.gather_surprise, ctx.sum_squares = gather_surprise, sum_squares
-        ctx.mark_non_differentiable(activation)
+        ctx.mark_non_differentiable(*(made for made in (activation, packed) if made is not None))
         ctx.set_materialize_grads(False)
-        return y, surprise.new_zeros(()), activation
+        return y, surprise.new_zeros(()), activation, packed
 
     @staticmethod
     def backward(  # type: ignore[override]
-        ctx: Any, grad_y: Tensor | None, grad_handle: Tensor | None, _: None
+        ctx: Any, grad_y: Tensor | None, grad_handle: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         if grad_y is None:
-            return None, None, None, None, None, None
+            return (None,) * 8
         x, weight, pre = ctx.saved_tensors
         scores, values = pre.chunk(2, dim=-1)
         surprise = all_surprise = squares = None
@@ -118,7 +134,9 @@ class _SparseBayesianFunction(torch.autograd.Function):
             grad_pre.chunk(2, dim=-1)[0].addcmul_(fired_grad, grad_y)
         grad_weight = grad_pre.mT @ x if ctx.needs_input_grad[1] else None
         grad_bias = grad_pre.sum(dim=0) if ctx.needs_input_grad[2] else None
-        return grad_x, grad_weight, grad_bias, all_surprise if ctx.needs_input_grad[3] else None, None, None
+        if not ctx.needs_input_grad[3]:
+            all_surprise = None
+        return grad_x, grad_weight, grad_bias, all_surprise, None, None, None, None
 
 
 def _times_halves(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -191,7 +209,13 @@ class SparseBayesianLinear(nn.Module):
         """[..., D] -> masked output [..., N]."""
         return self.observe(x).output
 
-    def observe(self, x: Tensor, surprise: Tensor | None = None) -> SBLOutput:
+    def observe(
+        self,
+        x: Tensor,
+        surprise: Tensor | None = None,
+        fired: Tensor | None = None,
+        pack_fired: bool = False,
+    ) -> SBLOutput:
         """[..., D] -> the masked output with what regulation needs to see of it.
 
         Under autocast the products run in autocast's type; keys are formed and norms are summed in float32.
@@ -200,46 +224,66 @@ class SparseBayesianLinear(nn.Module):
             x: [..., D].
             surprise: [N] zeros that require grad, a leaf or a part of one, which receives S as its
                 gradient; None: a leaf is made.
+            fired: packed bits of an earlier call with the same x: the same neurons fire again.
+            pack_fired: hand such bits out.
         """
-        mu_weight, sigma_weight, gate_param, mu_bias = self._neurons_here()
-        weight = torch.cat((mu_weight * F.softplus(sigma_weight) * self.score_scale, mu_weight))
-        bias = torch.cat((-gate_param, mu_bias))
         if surprise is None:
             statistics_type = torch.promote_types(self.mu_weight.dtype, torch.float32)
             surprise = torch.zeros(self.out_features, dtype=statistics_type, device=x.device)
             surprise.requires_grad_(torch.is_grad_enabled())
+        y, handle, activation, packed = _SparseBayesianFunction.apply(
+            *self._operands(x), surprise, self._gather_surprise, self.sum_squares, fired, pack_fired
+        )
+        output = y.view(*x.shape[:-1], y.shape[-1])
+        return SBLOutput(output, handle, surprise, activation, packed)
+
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the one product: tokens [M, D], stacked keys and means [2N, D], stacked biases [2N]."""
+        mu_weight, sigma_weight, gate_param, mu_bias = self._neurons_here()
+        weight = torch.cat((mu_weight * F.softplus(sigma_weight) * self.score_scale, mu_weight))
+        bias = torch.cat((-gate_param, mu_bias))
         if torch.is_autocast_enabled(x.device.type):
             compute = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(compute), weight.to(compute), bias.to(compute)
-        tokens = x.reshape(-1, x.shape[-1])  # [M, D]
-        y, handle, activation = _SparseBayesianFunction.apply(
-            tokens, weight, bias, surprise, self._gather_surprise, self.sum_squares
-        )
-        return SBLOutput(y.view(*x.shape[:-1], y.shape[-1]), handle, surprise, activation)
+        return x.reshape(-1, x.shape[-1]), weight, bias
 
 
 class SBLObserver:
-    """Calls the SBLs of one forward pass in their order and keeps what they tell.
+    """Calls the SBLs of one pass over a part of the network in their order and keeps what they tell.
 
-    Gradient checkpointing calls an SBL again, in backward: it then gets the leaf of its first call, and
-    nothing is added to the observations.
+    A gradient checkpoint within that part calls an SBL again, in backward: it then gets the leaf of its first
+    call, and nothing is added to the observations.
 
     Args:
         surprise: parts of one leaf, [N] each, in the order in which the SBLs are called; None: the
             SBLs make leaves of their own.
+        fired: which neurons fired, packed bits of each SBL in that order: an empty list is filled, a full one
+            decides who fires now; None: nobody asks.
     """
 
-    def __init__(self, surprise: Sequence[Tensor] | None = None) -> None:
+    def __init__(self, surprise: Sequence[Tensor] | None = None, fired: list[Tensor] | None = None) -> None:
         self._surprise = surprise
+        self._decided: list[Tensor] | None = fired or None
+        self._record: list[Tensor] | None = None if fired else fired
         self._places: dict[SparseBayesianLinear, int] = {}
-        self.observations: list[SBLOutput] = []
+        self.gate_handles: list[Tensor] = []
+        self.activations: list[Tensor] = []
 
     def __call__(self, layer: SparseBayesianLinear, x: Tensor) -> Tensor:
         """[..., D] -> masked output [..., N]."""
         place = self._places.setdefault(layer, len(self._places))
-        seen = layer.observe(x, self._surprise[place] if self._surprise is not None else None)
-        if place == len(self.observations):
-            self.observations.append(seen)
+        seen = layer.observe(
+            x,
+            surprise=None if self._surprise is None else self._surprise[place],
+            fired=None if self._decided is None else self._decided[place],
+            pack_fired=self._record is not None,
+        )
+        if place == len(self.gate_handles):
+            self.gate_handles.append(seen.gate_handle)
+            if seen.activation is not None:
+                self.activations.append(seen.activation)
+            if self._record is not None and seen.fired is not None:
+                self._record.append(seen.fired)
         return seen.output
 
 

@@ -7,6 +7,8 @@ Notable:
 - Everything regulation needs leaves in one `TrunkAuxiliary`: a scalar gate handle, and per neuron
   - all SBLs in one vector, laid out by `neuron_slices` - the surprise leaf and the activation.
 - The frequencies of the rotary positions and of the additive ones come from the same fields.
+- The mask of packed rows is made once, in the form in which attention reads it, and shared by all blocks.
+- `checkpointing` says what a training pass keeps for backward; without gradients it changes nothing.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from onn_lightning.nn.attention import DynSIHA, KVCache, cached_causal_mask, packed_causal_mask
+from onn_lightning.nn.attention import DynSIHA, KVCache, additive_mask, cached_causal_mask, packed_causal_mask
 from onn_lightning.nn.moie import MoIE
 from onn_lightning.nn.norm import rms_normalize
+from onn_lightning.nn.recompute import Checkpointing, run_block
 from onn_lightning.nn.rope import RotaryPositions, YarnScaling
-from onn_lightning.nn.sbl import SBLForm, SBLObserver, SBLOutput, SparseBayesianLinear
+from onn_lightning.nn.sbl import SBLForm, SBLObserver, SparseBayesianLinear
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,22 @@ class MoIETrunk(nn.Module):
         self.blocks = nn.ModuleList(Block(config, size) for size in config.feed_forward_sizes)
         head_dim = next(self._typed_blocks()).attention.head_dim
         self.rotary = RotaryPositions(head_dim, config.rope_theta, config.yarn)
+        self._checkpointing: Checkpointing = "none"
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        """What a training pass keeps for backward, see `onn_lightning.nn.recompute`; "none" by default.
+
+        Raises:
+            ValueError: when set to an unknown word.
+        """
+        return self._checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, mode: Checkpointing) -> None:
+        if mode not in get_args(Checkpointing):
+            raise ValueError(f"checkpointing {mode!r} is unknown: choose one of {get_args(Checkpointing)}")
+        self._checkpointing = mode
 
     def _typed_blocks(self) -> Iterator[Block]:
         # cast, not checked: a block may stand in a wrapper that hands its parts on (checkpointing)
@@ -196,21 +215,29 @@ class MoIETrunk(nn.Module):
         if document_ids is not None:
             if cache is not None:
                 raise ValueError("a KV cache continues one document a row: leave document_ids out")
-            mask = packed_causal_mask(document_ids)
+            mask = additive_mask(packed_causal_mask(document_ids), _product_type(x))
         rotary = self.rotary(positions)
         sizes = [layer.out_features for _, layer in self.sbl_layers()]
         leaf = torch.zeros(sum(sizes), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         leaf.requires_grad_(torch.is_grad_enabled())
+        mode = self.checkpointing if torch.is_grad_enabled() and cache is None else "none"
         parts = iter(leaf.split(sizes))
-        seen: list[SBLOutput] = []
-        for layer, block in enumerate(self.blocks):
+        handles: list[Tensor] = []
+        activations: list[Tensor] = []
+        for layer, block in enumerate(self._typed_blocks()):
             # an observer each: what a compiled block depends on is then alike for all blocks of a shape
-            observer = SBLObserver(list(islice(parts, SBLS_PER_BLOCK)))
-            x = block(x, rotary, mask, observer, cache, layer)
-            seen += observer.observations
+            surprise = list(islice(parts, SBLS_PER_BLOCK))
+            seen = run_block(block, x, rotary, mask, surprise, mode, cache, layer)
+            x = seen.hidden
+            handles += seen.gate_handles
+            activations += seen.activations
         auxiliary = TrunkAuxiliary(
-            gate_handle=torch.stack([observation.gate_handle for observation in seen]).sum(),
-            surprise=leaf,
-            activation=torch.cat([observation.activation for observation in seen]),
+            gate_handle=torch.stack(handles).sum(), surprise=leaf, activation=torch.cat(activations)
         )
         return TrunkOutput(rms_normalize(x), auxiliary)
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """Type of the queries that blocks make of a stream x: autocast's, or x's own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

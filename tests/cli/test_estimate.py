@@ -28,7 +28,7 @@ def test_a_flagship_is_estimated_where_its_data_is_not(onn: Onn) -> None:
 
 
 def test_the_table_says_what_fits_and_follows_changes_of_the_config(onn: Onn) -> None:
-    arguments = ("estimate", "--config", "bonsai_0.1b", "--gpu-memory", "24")
+    arguments = ("estimate", "--config", "bonsai_0.1b", "--gpu-memory", "16")
     assert "does not fit" in onn(*arguments).out
     changed = onn(*arguments, "--data.init_args.row_length", "2048")
     assert "does not fit" not in changed.out

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from onn_lightning.nn import DynSIHA, KVCache, MoIETrunk, SBLForm, TrunkConfig, YarnScaling
-from onn_lightning.nn.attention import packed_causal_mask
+from onn_lightning.nn.attention import additive_mask, packed_causal_mask
+from onn_lightning.nn.rope import RotaryPositions
 
 CONFIGS = {
     "normalised": TrunkConfig(hidden_size=16, num_layers=2, num_heads=4),
@@ -84,6 +85,37 @@ def test_the_mask_is_the_past_of_the_same_document(lengths: list[int]) -> None:
     for query, own in enumerate(ids):
         for key, other in enumerate(ids):
             assert mask[query, key] == (key <= query and own == other)
+
+
+def test_numbers_added_to_the_scores_give_what_the_mask_of_yes_and_no_gives() -> None:
+    attention = DynSIHA(16, 4, 2).double()
+    x = embeddings(9, rows=2).requires_grad_()
+    rotary = RotaryPositions(4, 100.0)(torch.arange(9).expand(2, 9))
+    mask = packed_causal_mask(torch.tensor([[0, 0, 0, 1, 1, 1, 1, -1, -1], [0] * 9]))
+    found = []
+    for form in (mask, additive_mask(mask, x.dtype)):
+        mixed = attention(x, rotary, form)
+        found.append((mixed, *torch.autograd.grad(mixed.square().sum(), [x, *attention.parameters()])))
+    assert all(torch.equal(plain, added) for plain, added in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_all_layers_keep_one_mask_for_backward(autocast: bool) -> None:
+    trunk, length = MoIETrunk(CONFIGS["normalised"]), 24
+    kept: set[int] = set()
+
+    def keep(saved: Tensor) -> Tensor:
+        if saved.shape[-2:] == (length, length):
+            kept.add(saved.untyped_storage().data_ptr())
+        return saved
+
+    ids = torch.zeros(1, length, dtype=torch.int64)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
+        output = trunk(torch.randn(1, length, 16), ids, ids)
+    assert len(kept) == 1 and output.hidden.isfinite().all()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

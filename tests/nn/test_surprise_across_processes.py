@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from plain_reference import relative_error, two_pass_gradients
 from ranks import run_ranks
-from test_trunk_gradients import CONFIGS, W_GATE, make_case
 from torch.nn.parallel import DistributedDataParallel
+from trunk_case import CONFIGS, W_GATE, make_case
 
 PROCESSES = 2
 
