@@ -24,7 +24,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.plugins import Precision
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -34,8 +33,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from onn_lightning.batch import Batch
 from onn_lightning.checkpoint import description
 from onn_lightning.checkpoint.older import in_todays_shapes
-from onn_lightning.distributed import DataParallel, Sharding, parallelize
+from onn_lightning.distributed import DataParallel, parallelize
 from onn_lightning.distributed.data_parallel import to_device
+from onn_lightning.distributed.layout import data_parallel_of, mesh_of, sharding_of
 from onn_lightning.distributed.materialize import Draws, is_on_meta
 from onn_lightning.distributed.whole_kl import whole_kl
 from onn_lightning.held_out import BitsPerByte, HeldOutMetrics
@@ -155,9 +155,8 @@ class OmniModule(LightningModule):
     def configure_model(self) -> None:
         """Give values to what was built on the meta device; shard where the trainer's strategy does so."""
         strategy = self.trainer.strategy
-        mesh = strategy.device_mesh if isinstance(strategy, ModelParallelStrategy) else None
-        parallelize(self, mesh, getattr(strategy, "sharding", Sharding()), self._draws)
-        self.ranks = DataParallel.of(strategy)
+        parallelize(self, mesh_of(strategy), sharding_of(strategy), self._draws)
+        self.ranks = data_parallel_of(strategy)
         sums = self.ranks.sum if self.ranks.size > 1 and self.surprise == "global" else None
         for _, layer in self.trunk.sbl_layers():
             layer.sum_squares = sums

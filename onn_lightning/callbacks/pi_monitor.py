@@ -153,7 +153,7 @@ class PIMonitor(Callback):
         if self._sums is None:
             return
         assert self._measured is not None and self._fired is not None and self._seen is not None
-        totals = self._sums.total(trainer.accumulate_grad_batches)
+        totals = self._sums.total(trainer.accumulate_grad_batches, pl_module.ranks)
         self._sums = None
         self._step += 1
         vitals = measure(totals, self._measured, pl_module.loss_weights, self._step)

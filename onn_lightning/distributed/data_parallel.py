@@ -3,8 +3,7 @@
 Notable:
 - Sums are functional collectives: what is computed meanwhile hides them, and whoever reads the result waits
   for it, on CUDA without the host.
-- Ranks that share a part of the batch (tensor parallelism) are counted once: the group is that of the mesh's
-  dimension "data_parallel" where a strategy has a mesh, all ranks otherwise.
+- Ranks that share a part of the batch (tensor parallelism) are counted once: a group holds one of them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.distributed import _functional_collectives as functional
 
@@ -30,18 +28,6 @@ class DataParallel:
 
     size: int = 1
     group: dist.distributed_c10d.GroupName | None = None
-
-    @classmethod
-    def of(cls, strategy: Strategy) -> DataParallel:
-        """Those of a trainer's strategy, once its processes are there."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return cls()
-        if isinstance(strategy, ModelParallelStrategy):
-            group = strategy.device_mesh["data_parallel"].get_group()
-        else:
-            group = dist.distributed_c10d._get_default_group()
-        size = dist.get_world_size(group)
-        return cls(size, group.group_name) if size > 1 else cls()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of every rank's tensor, on all of them; outside autograd."""

@@ -28,6 +28,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from onn_lightning.distributed.materialize import Draws, is_on_meta, materialize
+from onn_lightning.distributed.tensor_parallel import parallelize_block, require_divisible
 from onn_lightning.modality import Modality
 from onn_lightning.network import surroundings
 from onn_lightning.nn import AdditivePositions, MoIETrunk
@@ -73,33 +74,48 @@ def parallelize(
 
     Args:
         parts: an `OmniModule`.
-        mesh: its dimension "data_parallel" is sharded over; None: values alone.
+        mesh: "data_parallel", over which weights are sharded, and perhaps "tensor_parallel", over which
+            neurons are shared out before; None: values alone.
         sharding: how.
         draws: of the time when it was built on the meta device; None: it was not.
     Raises:
         MisconfigurationException: for a parameter that cannot be sharded.
+        ValueError: if neurons or heads do not divide by the ranks that share them out.
     """
     assert isinstance(parts, nn.Module)
     sharding = sharding or Sharding()
     if isinstance(parts, FSDPModule) or (mesh is None and not is_on_meta(parts)):
         return
-    if draws is not None and mesh is not None:
-        _from_first_rank(draws.state, mesh)
+    if mesh is not None:
+        _require_dimensions(parts)
+        if draws is not None:
+            _from_first_rank(draws.state, mesh)
+    tensor_parallel = _tensor_parallel(mesh)
+    if tensor_parallel is not None:
+        require_divisible(parts.trunk, tensor_parallel.size(), mesh["data_parallel"].size())
     with nullcontext() if draws is None else draws.again():
         for block in parts.trunk.blocks:
             if is_on_meta(block):
                 materialize(block)
             elif mesh is not None:
                 _all_from_first_rank(block, mesh)
+            if tensor_parallel is not None:
+                parallelize_block(block, tensor_parallel)
             if mesh is not None:
                 _shard(block, mesh, sharding.reshard_after_forward, sharding.policy)
         if is_on_meta(parts):
             around = surroundings(parts.trunk.config, list(parts.modalities.values()))
             parts.positions, parts.embedders, parts.heads = around.positions, around.embedders, around.heads
     if mesh is not None:
-        _require_dimensions(parts)
         _all_from_first_rank(parts, mesh)
         _shard(parts, mesh, False, MixedPrecisionPolicy(cast_forward_inputs=False))
+
+
+def _tensor_parallel(mesh: DeviceMesh | None) -> DeviceMesh | None:
+    """Its dimension of that name, where more than one rank is in it."""
+    if mesh is None or "tensor_parallel" not in (mesh.mesh_dim_names or ()):
+        return None
+    return mesh["tensor_parallel"] if mesh["tensor_parallel"].size() > 1 else None
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, reshard: bool, policy: MixedPrecisionPolicy) -> None:

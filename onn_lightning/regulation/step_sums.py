@@ -14,10 +14,13 @@ Notable:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+if TYPE_CHECKING:  # the package around it knows Lightning
+    from onn_lightning.distributed.data_parallel import DataParallel
 
 
 @dataclass(frozen=True)
@@ -103,24 +106,21 @@ class StepSums:
         self._counts = [have + new for have, new in zip(self._counts, counted, strict=True)]
         self.micro_batches += 1
 
-    def total(self, accumulation: int = 1) -> StepTotals:
+    def total(self, accumulation: int, ranks: DataParallel) -> StepTotals:
         """The step's sums over all ranks: every rank must call this, once.
 
         Args:
             accumulation: number by which training divided the loss of every micro-batch.
+            ranks: those that read the parts of the batch.
         """
         host = torch.tensor([*self._counts, self.micro_batches], dtype=self._vector.dtype)
         tail = self._vector[-len(host) :]
         tail.copy_(host.pin_memory() if tail.is_cuda else host, non_blocking=True)
-        ranks = 1
-        if dist.is_available() and dist.is_initialized():
-            ranks = dist.get_world_size()
-            dist.all_reduce(self._vector)
         squares, fired, loss_sums, entropy_sums, kl, targets, predictions, tokens, parts = self._parts(
-            self._vector
+            ranks.sum(self._vector)
         )
         return StepTotals(
-            surprise=squares.sqrt() * (accumulation / (self.micro_batches * ranks)),
+            surprise=squares.sqrt() * (accumulation / (self.micro_batches * ranks.size)),
             fired=fired,
             tokens=tokens.squeeze(0),
             loss_sums=loss_sums,

@@ -73,10 +73,12 @@ def train_on_two_ranks(rank: int, folder: str) -> None:
         "ddp": {"strategy": DDPStrategy()},
         "fsdp2": {"strategy": FSDP2Strategy(2)},
         "fsdp2 whole": {"strategy": FSDP2Strategy(2, reshard_after_forward=False)},
+        "tensor": {"strategy": FSDP2Strategy(1, 2)},
         "per rank": {"strategy": DDPStrategy(), "surprise": "per_rank"},
     }
     for name, settings in ways.items():
-        seen = train(Path(folder, name), PARTS, devices=2, **settings)
+        batches = PARTS if name != "tensor" else [batch for batch in WHOLE for _ in range(2)]  # both read all
+        seen = train(Path(folder, name), batches, devices=2, **settings)
         if rank == 0:
             torch.save(seen, Path(folder, f"{name}.pt"))
 
@@ -85,7 +87,7 @@ def train_on_two_ranks(rank: int, folder: str) -> None:
 def test_two_ranks_with_unequal_parts_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     run_ranks(train_on_two_ranks, str(tmp_path))
     alone = train(tmp_path / "alone", WHOLE)
-    for name in ("ddp", "fsdp2", "fsdp2 whole"):
+    for name in ("ddp", "fsdp2", "fsdp2 whole", "tensor"):
         together = torch.load(tmp_path / f"{name}.pt", weights_only=True)
         assert together.keys() == alone.keys()
         for key, expected in alone.items():
