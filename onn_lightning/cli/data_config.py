@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from datamodules import OmniDataModule
 from onn_lightning.cli.config_files import bundled_list
 from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
 from onn_lightning.cli.errors import UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.lightning_cli import OmniArgumentParser, share_modalities
+from onn_lightning.cli.model_building import on_meta_device
 from onn_lightning.module import OmniModule
 
 OTHER_KEYS = {
@@ -75,13 +74,8 @@ def build_outline(prog: str, configs: Sequence[str], overrides: Sequence[str]) -
     for key, kind in OTHER_KEYS.items():
         if key != "model":
             parser.add_argument(f"--{key}", type=kind)
-    built = _built(parser, configs, overrides, [(_on_meta_device, OmniModule, True)])
+    built = _built(parser, configs, overrides, [(on_meta_device, OmniModule, True)])
     return Outline(built.data, built.model, built.trainer or {})
-
-
-def _on_meta_device(module: type[OmniModule], *args: Any, **kwargs: Any) -> OmniModule:
-    with torch.device("meta"):
-        return module(*args, **kwargs)
 
 
 def _parser(prog: str) -> OmniArgumentParser:

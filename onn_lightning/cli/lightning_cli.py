@@ -41,6 +41,7 @@ from onn_lightning.cli.config_files import bundled_list
 from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
 from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 from onn_lightning.cli.explain import explain
+from onn_lightning.cli.model_building import builders
 from onn_lightning.cli.reshaped_runs import in_shape_of
 from onn_lightning.cli.run_folder import (
     RUNS,
@@ -207,7 +208,9 @@ class OmniCLI(LightningCLI):
         shaped = self.config.clone()
         shaped[self._verb] = in_shape_of(self._checkpoint, self.config[self._verb])
         try:
-            self.config_init = self.parser.instantiate(shaped)
+            self.config_init = self.parser.instantiate(
+                shaped, instantiators=builders(shaped[self._verb].trainer.strategy)
+            )
         except (ValueError, TypeError) as error:
             stated = first_outside_jsonargparse(error)
             if stated is error:
