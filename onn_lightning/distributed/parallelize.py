@@ -86,13 +86,14 @@ def parallelize(
     sharding = sharding or Sharding()
     if isinstance(parts, FSDPModule) or (mesh is None and not is_on_meta(parts)):
         return
+    tensor_parallel = None
     if mesh is not None:
         _require_dimensions(parts)
         if draws is not None:
             _from_first_rank(draws.state, mesh)
-    tensor_parallel = _tensor_parallel(mesh)
-    if tensor_parallel is not None:
-        require_divisible(parts.trunk, tensor_parallel.size(), mesh["data_parallel"].size())
+        tensor_parallel = _tensor_parallel(mesh)
+        if tensor_parallel is not None:
+            require_divisible(parts.trunk, tensor_parallel.size(), mesh["data_parallel"].size())
     with nullcontext() if draws is None else draws.again():
         for block in parts.trunk.blocks:
             if is_on_meta(block):
@@ -111,9 +112,9 @@ def parallelize(
         _shard(parts, mesh, False, MixedPrecisionPolicy(cast_forward_inputs=False))
 
 
-def _tensor_parallel(mesh: DeviceMesh | None) -> DeviceMesh | None:
+def _tensor_parallel(mesh: DeviceMesh) -> DeviceMesh | None:
     """Its dimension of that name, where more than one rank is in it."""
-    if mesh is None or "tensor_parallel" not in (mesh.mesh_dim_names or ()):
+    if "tensor_parallel" not in (mesh.mesh_dim_names or ()):
         return None
     return mesh["tensor_parallel"] if mesh["tensor_parallel"].size() > 1 else None
 

@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from onn_lightning.checkpoint import folders, reading, sharded
+from onn_lightning.checkpoint.older import in_todays_shapes
 from onn_lightning.checkpoint.reading import CheckpointError
 from onn_lightning.checkpoint.shard_storage import ShardReader
 from onn_lightning.checkpoint.sharded import OPTIMIZERS, WEIGHTS
@@ -144,6 +145,8 @@ class ShardedStrategy(ModelParallelStrategy):
         checkpoint = reading.load(path, mmap=True)
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(WEIGHTS), dict):
             raise CheckpointError(f"{path}: not a checkpoint, it holds no '{WEIGHTS}'")
+        assert self.lightning_module is not None
+        checkpoint = in_todays_shapes(checkpoint, self.lightning_module)
         return checkpoint, MappedTensors(sharded.tensors_of(checkpoint))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
