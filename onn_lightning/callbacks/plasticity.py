@@ -9,8 +9,8 @@ Notable:
   beginning; if it never comes, nothing was changed.
 - An exception on the way leaves no factor behind (`on_exception`, which comes before a checkpoint is saved
   of it).
-- On CUDA nothing synchronises where an update rule takes a learning rate that is a tensor on the device: our
-  own optimizers, and torch's that are fused or capturable. Others (torch.optim.Muon among them: it passes
+- On an accelerator nothing synchronises where an update rule takes a learning rate that is a tensor there:
+  our own optimizers, and torch's that are fused or capturable. Others (torch.optim.Muon among them: it passes
   the learning rate as a number to `add_`, which would read it once a MATRIX) get numbers, all read at once:
   the host waits for the device once a step.
 """
@@ -147,13 +147,15 @@ def _names(optimizer: Optimizer) -> list[str]:
 
 
 def _usable(factors: list[Tensor], optimizer: Optimizer) -> list[Tensor | float]:
-    """Factors as the groups' update rules take them: tensors on a CUDA device where that needs no reading."""
+    """Factors as the groups' update rules take them: tensors on an accelerator where none is read."""
     usable: list[Tensor | float] = list(factors)
     ours = isinstance(optimizer, FiringRows)
     read = [
         number
         for number, group in enumerate(optimizer.param_groups)
-        if not (factors[number].is_cuda and (ours or group.get("fused") or group.get("capturable")))
+        if not (
+            factors[number].device.type != "cpu" and (ours or group.get("fused") or group.get("capturable"))
+        )
     ]
     if read:
         numbers = torch.stack([factors[number] for number in read]).tolist()

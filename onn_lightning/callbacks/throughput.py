@@ -35,6 +35,7 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self._peak = 0.0
+        self._step = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -47,6 +48,7 @@ class Throughput(Callback):
         dtype = torch.bfloat16 if "16" in str(trainer.precision) else torch.float32
         known = get_available_flops(device, dtype) if device.type == "cuda" else None
         self._peak = float(known) if known else measured_gemm_rate(device)
+        self._step = trainer.global_step
         self._reset()
 
     def on_train_batch_start(
@@ -63,8 +65,11 @@ class Throughput(Callback):
         assert isinstance(pl_module, OmniModule)
         self._flops += training_flops(pl_module.trunk, pl_module.embedders, pl_module.heads, batch)
         self._last_end = time.perf_counter()
-        if trainer.global_step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
+        step = trainer.global_step
+        # under accumulation several batches end at the same step
+        if step == self._step or step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return
+        self._step = step
         seconds = self._last_end - self._start
         memory = peak_memory(pl_module.device)
         own = (
