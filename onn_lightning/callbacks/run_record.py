@@ -2,7 +2,7 @@
 
 Notable:
 - Only what the host knows anyway is counted, from shapes: no step is synchronised for it. Counts are those
-  of rank 0 times the number of processes.
+  of rank 0 times the number of ranks that read different data.
 - Where a step's time goes is known on the CPU, where a call returns once its work is done; on a GPU the
   phases of a step overlap, and only the whole step is timed.
 - The file is replaced every half minute, at validations and at the end, by rank 0; its totals are in the
@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules import OmniDataModule
 from onn_lightning.batch import Batch
+from onn_lightning.module import OmniModule
 from onn_lightning.reshaping.rebuild import NetworkReshaped
 from onn_lightning.run_report.plain_json import UnreadableFileError
 from onn_lightning.run_report.record import (
@@ -85,11 +86,13 @@ class RunRecord(Callback):
     ) -> None:
         """Until here: the optimizer and what regulates it."""
         self._lap(UPDATE if pl_module.device.type == "cpu" else STEP)
-        self._places += batch.document_ids.numel() * trainer.world_size
+        assert isinstance(pl_module, OmniModule)
+        ranks = pl_module.ranks.size
+        self._places += batch.document_ids.numel() * ranks
         for name, tokens in batch.modalities.items():
-            self._tokens[name] += len(tokens.indices) * trainer.world_size
+            self._tokens[name] += len(tokens.indices) * ranks
             if tokens.targets is not None:
-                self._targets[name] += len(tokens.targets) * trainer.world_size
+                self._targets[name] += len(tokens.targets) * ranks
         if self._clock - self._written >= self.every_seconds:
             self._write(trainer)
 

@@ -72,9 +72,10 @@ class Throughput(Callback):
         self._step = step
         seconds = self._last_end - self._start
         memory = peak_memory(pl_module.device)
+        share = pl_module.ranks.size / trainer.world_size  # ranks that share neurons read the same tokens
         own = (
-            self._tokens / seconds,
-            self._flops / seconds / self._peak,
+            self._tokens * share / seconds,
+            self._flops * share / seconds / self._peak,
             self._waited / seconds,
             memory or 0,
         )

@@ -9,6 +9,9 @@ Notable:
 - Weights are stored, gathered and reduced as they are, in float32. An SBL makes its keys mu * softplus(sigma)
   in float32 and rounds them once, to autocast's type; where blocks are gathered in bfloat16, mu and sigma
   are rounded before. The optimizer, the KL term and the average of gradients stay in float32 either way.
+- With tensor parallelism the neurons of a block are shared out first (`tensor_parallel.py`), and each rank's
+  part is sharded over the data-parallel ranks. What stands around the blocks is sharded over all ranks: those
+  that share neurons compute it from the same tokens, and the average over them keeps its copies the same.
 - All ranks begin with the weights of rank 0, whatever their seeds.
 """
 
@@ -103,13 +106,13 @@ def parallelize(
             if tensor_parallel is not None:
                 parallelize_block(block, tensor_parallel)
             if mesh is not None:
-                _shard(block, mesh, sharding.reshard_after_forward, sharding.policy)
+                _shard(block, mesh["data_parallel"], sharding.reshard_after_forward, sharding.policy)
         if is_on_meta(parts):
             around = surroundings(parts.trunk.config, list(parts.modalities.values()))
             parts.positions, parts.embedders, parts.heads = around.positions, around.embedders, around.heads
     if mesh is not None:
         _all_from_first_rank(parts, mesh)
-        _shard(parts, mesh, False, MixedPrecisionPolicy(cast_forward_inputs=False))
+        _shard(parts, _all_ranks(mesh), False, MixedPrecisionPolicy(cast_forward_inputs=False))
 
 
 def _tensor_parallel(mesh: DeviceMesh) -> DeviceMesh | None:
@@ -119,8 +122,15 @@ def _tensor_parallel(mesh: DeviceMesh) -> DeviceMesh | None:
     return mesh["tensor_parallel"] if mesh["tensor_parallel"].size() > 1 else None
 
 
+def _all_ranks(mesh: DeviceMesh) -> DeviceMesh:
+    """All ranks of a mesh in one dimension."""
+    if _tensor_parallel(mesh) is None:
+        return mesh["data_parallel"]
+    return mesh["data_parallel", "tensor_parallel"]._flatten("all_ranks")
+
+
 def _shard(module: nn.Module, mesh: DeviceMesh, reshard: bool, policy: MixedPrecisionPolicy) -> None:
-    fully_shard(module, mesh=mesh["data_parallel"], reshard_after_forward=reshard, mp_policy=policy)
+    fully_shard(module, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
 
 
 def _require_dimensions(module: nn.Module) -> None:

@@ -12,7 +12,6 @@ Notable:
   of S and of the activation are waited for only where they are used.
 - Attention computes H / R heads a rank, with the keys and values (and the cache) of those alone.
 - Everything else - norms, embedders, heads, losses - is computed by every rank alike, from the same batch.
-  Their gradients are the same on all ranks as far as the device computes deterministically.
 
 What a block moves for each token, in numbers, each times (R - 1) / R, with as many key heads as heads and F
 neurons in the MoIE (8/3 D): forward 6 D + F are gathered; backward 3 D are gathered and 3 D + F summed, which
@@ -38,26 +37,11 @@ from onn_lightning.nn.attention import KVCache
 from onn_lightning.nn.sbl import SBLOutput
 
 
-def parallelize_neurons(trunk: MoIETrunk, mesh: DeviceMesh, data_shards: int) -> None:
-    """Share out a trunk's neurons and heads, in place; `fully_shard` comes afterwards.
-
-    Args:
-        trunk: the same on all ranks; its values stay, or it is on the meta device.
-        mesh: one-dimensional, of the ranks that share the trunk.
-        data_shards: into how many parts `fully_shard` will divide what each of these ranks holds.
-    Raises:
-        ValueError: if the neurons or heads do not divide by the ranks.
-    """
-    require_divisible(trunk, mesh.size(), data_shards)
-    for block in trunk.blocks:
-        parallelize_block(block, mesh)
-
-
 def parallelize_block(block: nn.Module, mesh: DeviceMesh) -> None:
-    """Share out the neurons and heads of one block, for trunks that are initialised block by block.
+    """Share out the neurons and heads of one block, in place; `fully_shard` comes afterwards.
 
     Args:
-        block: a `Block` that holds the same values on all ranks.
+        block: a `Block` that holds the same values on all ranks; `require_divisible` has seen its trunk.
         mesh: one-dimensional, of the ranks that share the trunk.
     """
     for module in block.modules():
@@ -106,7 +90,7 @@ class NeuronParallelSBL(SparseBayesianLinear):
         self.mesh = mesh
         self._gather_surprise = self._gathered_rows
         for name, parameter in list(self.named_parameters(recurse=False)):
-            own = parameter.detach().chunk(mesh.size())[mesh.get_local_rank()].clone()
+            own = _part(parameter.detach(), 0, mesh).to(mesh.device_type, copy=True)
             sharded = DTensor.from_local(
                 own,
                 mesh,
@@ -221,11 +205,12 @@ class _OwnHeads(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mesh: DeviceMesh) -> tuple[Tensor, ...]:
-        queries, keys = q.shape[1], k.shape[1]
-        ctx.mesh, ctx.copies = mesh, queries // keys if keys % mesh.size() else 1
-        own = queries // mesh.size() // (1 if ctx.copies > 1 else queries // keys)
+        heads, key_heads, ranks = q.shape[1], k.shape[1], mesh.size()
+        ctx.mesh, ctx.copies = mesh, heads // key_heads if key_heads % ranks else 1
+        own = key_heads * ctx.copies // ranks
         start = own * mesh.get_local_rank()
-        return _part(q, 1, mesh), *(_repeated(whole, start, own, ctx.copies) for whole in (k, v))
+        parts = (_part(q, 1, mesh), *(_repeated(whole, start, own, ctx.copies) for whole in (k, v)))
+        return tuple(part.contiguous() for part in parts)  # a view would keep all heads in memory
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

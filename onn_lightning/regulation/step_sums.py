@@ -116,8 +116,9 @@ class StepSums:
         host = torch.tensor([*self._counts, self.micro_batches], dtype=self._vector.dtype)
         tail = self._vector[-len(host) :]
         tail.copy_(host.pin_memory() if tail.is_cuda else host, non_blocking=True)
+        self._vector.copy_(ranks.sum(self._vector))  # parts of a sum that is still under way cannot be saved
         squares, fired, loss_sums, entropy_sums, kl, targets, predictions, tokens, parts = self._parts(
-            ranks.sum(self._vector)
+            self._vector
         )
         return StepTotals(
             surprise=squares.sqrt() * (accumulation / (self.micro_batches * ranks.size)),

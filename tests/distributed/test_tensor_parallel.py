@@ -17,9 +17,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from onn_lightning.distributed.tensor_parallel import parallelize_neurons, require_divisible
+from onn_lightning.distributed.tensor_parallel import parallelize_block, require_divisible
 from onn_lightning.nn import MoIETrunk, SBLForm, TrunkConfig
 from onn_lightning.nn.attention import KVCache
+from onn_lightning.nn.recompute import Checkpointing
 from onn_lightning.optim import MuonAdamW, NeuronAdamW, parameter_groups
 
 W_GATE = 0.3
@@ -37,6 +38,7 @@ CONFIGS = {
         sbl=SBLForm(normalized=False, gate=0.0),
     ),
 }
+CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "block", "selective")
 OPTIMIZERS = {"adamw": NeuronAdamW, "muon": MuonAdamW}
 
 
@@ -78,6 +80,11 @@ def make_case(name: str) -> Case:
     return Case(trunk, x, target, positions, document_ids)
 
 
+def share_out(trunk: MoIETrunk, mesh: DeviceMesh) -> None:
+    for block in trunk.blocks:
+        parallelize_block(block, mesh)
+
+
 def whole(tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -99,11 +106,14 @@ def one_step(rank: int) -> None:
     for name in CONFIGS:
         expected = make_case(name).step()
         case = make_case(name)
-        parallelize_neurons(case.trunk, mesh, data_shards=1)
+        share_out(case.trunk, mesh)
         for key, parameter in case.trunk.named_parameters():
             assert isinstance(parameter, DTensor) and parameter.placements == (Shard(0),), key
             assert parameter.to_local().shape[0] == parameter.shape[0] // 2, key
-        assert_equal(case.step(), expected)
+        for mode in CHECKPOINTING:
+            case.trunk.checkpointing = mode
+            case.trunk.zero_grad()
+            assert_equal(case.step(), expected)
 
     generate_alike(mesh)
     stay_close_under_autocast(mesh)
@@ -113,7 +123,7 @@ def generate_alike(mesh: DeviceMesh) -> None:
     """Token by token, with a cache of the own heads."""
     case = make_case("grouped keys")
     expected = case.trunk(case.x, torch.arange(8).expand(4, 8)).hidden
-    parallelize_neurons(case.trunk, mesh, data_shards=1)
+    share_out(case.trunk, mesh)
     cache = KVCache(num_layers=1)
     hidden = [case.trunk(case.x[:, t : t + 1], torch.full((4, 1), t), cache=cache).hidden for t in range(8)]
     assert_equal({"hidden": torch.cat(hidden, dim=1)}, {"hidden": expected})
@@ -125,7 +135,7 @@ def stay_close_under_autocast(mesh: DeviceMesh) -> None:
         case = make_case("grouped keys")
         case.trunk, case.x, case.target = case.trunk.float(), case.x.float(), case.target.float()
         if ranks > 1:
-            parallelize_neurons(case.trunk, mesh, data_shards=1)
+            share_out(case.trunk, mesh)
         with torch.autocast("cpu", torch.bfloat16):
             steps.append(case.step(slice(0, 1)))
     assert_equal(steps[1], steps[0], tolerance=0.02)
@@ -174,7 +184,7 @@ def trained_in_parts(rank: int, folder: str, data_ranks: int) -> None:
     rows = halves(data_ranks)[mesh["data"].get_local_rank()]
     for name, make in OPTIMIZERS.items():
         case = make_case("grouped keys")
-        parallelize_neurons(case.trunk, mesh["tensor"], data_ranks)
+        share_out(case.trunk, mesh["tensor"])
         if data_ranks > 1:
             for block in case.trunk.blocks:
                 fully_shard(block, mesh=mesh["data"])
