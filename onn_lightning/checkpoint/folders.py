@@ -24,7 +24,7 @@ def give_name(beside: Path, path: Path) -> None:
     """Flush a finished folder and give it its name; a file or folder of that name is replaced.
 
     Args:
-        beside: the folder, its files flushed.
+        beside: the folder, its files flushed; or a file.
         path: its name, in the same folder.
     Raises:
         OSError: if that cannot be done; what was there before is then there under one of its names.

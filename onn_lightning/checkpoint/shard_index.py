@@ -85,7 +85,7 @@ class ShardIndex:
             "tied": dict(self.tied),
             "plain_crc32": self.plain_crc32,
         }
-        return json.dumps({"crc32": _crc(content), "content": content}, indent=1).encode()
+        return json.dumps({"crc32": _crc(content), "content": content}).encode()
 
     @staticmethod
     def from_json(text: bytes) -> ShardIndex:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from datamodules.prepared.durable import durable_stream
+from onn_lightning.checkpoint.folders import give_name, hidden
 
 
 def write(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint beside its place, flush it, and give it its name; a file of that name is replaced.
+    """Write a checkpoint beside its place, flush it, and give it its name; one of that name is replaced.
 
     Args:
         checkpoint: plain data and tensors.
@@ -25,7 +26,8 @@ def write(checkpoint: Mapping[str, Any], path: Path) -> None:
         OSError: if the disk is full or cannot be written; what was there before is intact.
         KeyboardInterrupt: if the user stops it; what was there before is intact.
     """
-    with durable_stream(path) as stream:
+    beside = hidden(path) if path.is_dir() else path  # a file is not renamed over a folder
+    with durable_stream(beside) as stream:
         try:
             torch.save(dict(checkpoint), stream)
         except (OSError, RuntimeError) as error:
@@ -39,6 +41,8 @@ def write(checkpoint: Mapping[str, Any], path: Path) -> None:
             if isinstance(reason, KeyboardInterrupt):
                 raise reason from None
             raise
+    if beside != path:
+        give_name(beside, path)
 
 
 def _first_reason(error: BaseException) -> BaseException | None:

@@ -20,6 +20,7 @@ from onn_lightning.checkpoint.reading import CheckpointError, load
 from onn_lightning.checkpoint.shard_index import INDEX, PLAIN_DATA, checksum, damage_in_folder
 from onn_lightning.checkpoint.sharded import TensorsOnDemand, memory_of, outline
 from onn_lightning.checkpoint.sharded_saving import save_sharded
+from onn_lightning.checkpoint.writing import write
 
 SHARD = "shard-00000.safetensors"
 
@@ -67,6 +68,15 @@ def test_a_folder_brings_back_what_was_saved(tmp_path: Path) -> None:
     assert got["state_dict"]["a.table"] is got["state_dict"]["b.table"]
     assert is_complete(path) and newest_intact_checkpoint(tmp_path) == path
     assert sorted(file.name for file in path.iterdir()) == [INDEX, SHARD, PLAIN_DATA]
+
+
+def test_a_file_and_a_folder_take_the_place_of_each_other(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    write({**make_checkpoint(), "global_step": 2}, path)
+    assert path.is_file() and load(path)["global_step"] == 2
+    save(tmp_path, step=3)
+    assert path.is_dir() and load(path)["global_step"] == 3
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_tensors_can_be_read_one_by_one(tmp_path: Path) -> None:
@@ -197,6 +207,7 @@ def _killed_child(folder: Path, moment: int) -> int:
     return os.waitpid(child, 0)[1]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_change_of_names_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     save(tmp_path)
     run_ranks(kill_at_every_change, str(tmp_path), count=1)
