@@ -12,14 +12,14 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from monitored import MODALITIES, PARTS, TRUNK, ScaledFloat32, make_module, watch
 from ranks import run_ranks
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from onn_lightning import OmniModule
 from onn_lightning.callbacks import SkipBrokenSteps
+from onn_lightning.distributed import FSDP2Strategy
 from onn_lightning.optim import MuonAdamW, NeuronAdamW
 
 LIMIT = 0.01  # far below the norms of these gradients
@@ -90,22 +90,12 @@ def test_the_logged_norm_is_that_before_clipping(tmp_path: Path) -> None:
     assert logged_when_clipped[0]["train/grad_norm"] == logged[0]["train/grad_norm"]
 
 
-class Sharded(OmniModule):
-    """The module with every weight sharded over all processes, but for scalars, which cannot be."""
-
-    def configure_model(self) -> None:
-        scalars = {parameter for parameter in self.parameters() if not parameter.ndim}
-        fully_shard(self, mesh=self.device_mesh["data_parallel"], ignored_params=scalars)
-
-
 def train(rank: int, folder: str) -> None:
     """The same clipped steps with weights on every rank and with weights sharded over them."""
-    sharding = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
-    for kind, strategy in ((OmniModule, DDPStrategy()), (Sharded, sharding)):
+    for strategy in (DDPStrategy(), FSDP2Strategy(2)):
+        kind = type(strategy).__name__
         torch.manual_seed(0)
-        module = kind(TRUNK, MODALITIES, optimizer=OPTIMIZERS["fused AdamW"], w_gate=0.1)
-        for parameter in module.parameters():
-            parameter.requires_grad_(parameter.ndim > 0)
+        module = OmniModule(TRUNK, MODALITIES, optimizer=OPTIMIZERS["fused AdamW"], w_gate=0.1)
         norms = Norms()
         settings = {"devices": 2, "gradient_clip_val": LIMIT, "gradient_clip_algorithm": "norm"}
         keep, _ = watch(
@@ -113,7 +103,7 @@ def train(rank: int, folder: str) -> None:
         )
         taken = [step["train/grad_norm"] for step in keep.logged]
         assert norms.norms == pytest.approx([LIMIT] * 2, rel=1e-5), kind
-        torch.save(taken, Path(folder, f"{kind.__name__}-{rank}.pt"))
+        torch.save(taken, Path(folder, f"{kind}-{rank}.pt"))
         assert all(value > 10 * LIMIT and math.isfinite(value) for value in taken)
         if dist.is_initialized():
             dist.barrier()
@@ -124,7 +114,7 @@ def test_two_ranks_clip_by_the_norm_of_all_whether_weights_are_sharded_or_not(tm
     run_ranks(train, str(tmp_path))
     taken = [
         torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True)
-        for kind in ("OmniModule", "Sharded")
+        for kind in ("DDPStrategy", "FSDP2Strategy")
         for rank in range(2)
     ]
     assert taken[1] == taken[0] and taken[3] == taken[2]

@@ -3,6 +3,7 @@
 Notable:
 - Answers come from held-out documents: everything before the last text is the prompt; of a document
   that is text alone, its first characters.
+- There are none where the weights are sharded: one rank, which prints them, has only its part.
 - Results and answers are also written to the run folder, `results.json` and `samples.json`, for
   `onn report`.
 - The charts are those that `Dashboard` left in the run folder.
@@ -18,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch.distributed.tensor import DTensor
 
 from onn_lightning.dashboard.job import CORE_METRICS, NEURONS
 from onn_lightning.document import Document
@@ -80,7 +82,10 @@ class RunReport(Callback):
         console.print(table)
 
     def _print_answers(self, console: Console, trainer: Trainer, module: Any, split: str) -> None:
-        if "text" not in module.modalities:  # answers are text
+        if "text" not in module.modalities or not self.answers:  # answers are text
+            return
+        if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+            console.print("answers     none: the weights are sharded; onn generate reads the checkpoint")
             return
         sources = getattr(getattr(trainer, "datamodule", None), "splits", {}).get(split, {})
         training = module.training

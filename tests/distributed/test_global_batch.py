@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from onn_lightning import Batch, OmniModule
+from onn_lightning.callbacks import GradientCheckpointing
 from onn_lightning.distributed import FSDP2Strategy
 
 PATCHES = [0.1, -0.4, 0.3, 1.0, 0.2, -0.1, 0.7, 0.0, -0.6]
@@ -59,11 +61,17 @@ class Witness(Callback):
             self.seen[f"weights of {name}"] = whole(parameter)
 
 
-def train(folder: Path, batches: list[Batch], surprise: Any = "global", **settings: Any) -> dict[str, Tensor]:
+def train(
+    folder: Path,
+    batches: list[Batch],
+    surprise: Any = "global",
+    also: Sequence[Callback] = (),
+    **settings: Any,
+) -> dict[str, Tensor]:
     """Train a module in float64; what there was to see."""
     witness = Witness()
     module = make_module(optimizer=momentum, w_gate=W_GATE, w_kl=0.1, surprise=surprise).double()
-    watch(batches, folder, module, callbacks=[witness], **settings)
+    watch(batches, folder, module, callbacks=[witness, *also], **settings)
     return witness.seen
 
 
@@ -73,6 +81,7 @@ def train_on_two_ranks(rank: int, folder: str) -> None:
         "ddp": {"strategy": DDPStrategy()},
         "fsdp2": {"strategy": FSDP2Strategy(2)},
         "fsdp2 whole": {"strategy": FSDP2Strategy(2, reshard_after_forward=False)},
+        "recomputed": {"strategy": FSDP2Strategy(2), "also": [GradientCheckpointing()]},
         "tensor": {"strategy": FSDP2Strategy(1, 2)},
         "per rank": {"strategy": DDPStrategy(), "surprise": "per_rank"},
     }
@@ -87,7 +96,7 @@ def train_on_two_ranks(rank: int, folder: str) -> None:
 def test_two_ranks_with_unequal_parts_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     run_ranks(train_on_two_ranks, str(tmp_path))
     alone = train(tmp_path / "alone", WHOLE)
-    for name in ("ddp", "fsdp2", "fsdp2 whole", "tensor"):
+    for name in ("ddp", "fsdp2", "fsdp2 whole", "recomputed", "tensor"):
         together = torch.load(tmp_path / f"{name}.pt", weights_only=True)
         assert together.keys() == alone.keys()
         for key, expected in alone.items():
