@@ -22,6 +22,7 @@ from types import TracebackType
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_RANK_LOST = 3
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -43,6 +44,10 @@ _OURS = (os.path.join(_PACKAGE, ""), os.path.join(_PACKAGE.parent / "datamodules
 
 class UsageError(Exception):
     """The command line or a config is wrong; the message says what, where and what is nearest."""
+
+
+class LostRankError(Exception):
+    """Another rank of a distributed run cannot go on; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ def foreseen(error: BaseException) -> Report | None:
     """
     if isinstance(error, UsageError):
         return Report(one_line(error), EXIT_USAGE)
+    if isinstance(error, LostRankError):
+        return Report(one_line(error), EXIT_RANK_LOST)
     if isinstance(error, OSError) and error.filename is not None:
         return Report(one_line(f"{error.filename}: {error.strerror}"), EXIT_FAILED)
     if isinstance(error, (OSError, *_types_of_loaded_libraries())):

@@ -21,8 +21,9 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -30,6 +31,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from onn_lightning import __version__
 from onn_lightning.callbacks.durable_io import with_durable_io
+from onn_lightning.callbacks.graceful_stop import GracefulStop, with_quiet_loop
+from onn_lightning.callbacks.rank_watchdog import RankWatchdog
 from onn_lightning.checkpoint.complete import (
     CHECKPOINTS,
     is_complete,
@@ -39,7 +42,7 @@ from onn_lightning.checkpoint.complete import (
 from onn_lightning.cli.allocator import keep_freed_memory
 from onn_lightning.cli.config_files import bundled_list
 from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
-from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
+from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, LostRankError, UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.model_building import builders
 from onn_lightning.cli.reshaped_runs import in_shape_of
@@ -50,7 +53,10 @@ from onn_lightning.cli.run_folder import (
     default_loggers,
     with_guards,
 )
+from onn_lightning.cli.slurm import requeue_job
 from onn_lightning.reshaping.rebuild import NetworkReshaped
+
+C = TypeVar("C")
 
 _log = logging.getLogger("lightning.pytorch")  # shown on the terminal by Lightning, on rank 0
 
@@ -231,7 +237,7 @@ class OmniCLI(LightningCLI):
         kwargs["plugins"] = with_durable_io(trainer.plugins, trainer.strategy)
         kwargs["callbacks"] = [*with_guards(given), *default_callbacks(given, trainer.as_dict())]
         try:
-            return super().instantiate_trainer(**kwargs)
+            return with_quiet_loop(super().instantiate_trainer(**kwargs))
         except (ValueError, TypeError) as error:  # Lightning's own checks of the arguments
             raise UsageError(f"trainer: {error}") from error
 
@@ -263,11 +269,33 @@ class OmniCLI(LightningCLI):
             while (reshaped := self._run_until_reshaped(subcommand)) is not None:
                 self._build_anew(reshaped)
         except SIGTERMException:
+            if any(stop.requeue_is_due for stop in self._callbacks(GracefulStop)):
+                requeue_job()
             raise SystemExit(EXIT_TERMINATED) from None
         except SystemExit:
             if self.trainer.interrupted:  # Lightning turns Ctrl-C into exit 1
                 raise SystemExit(EXIT_INTERRUPTED) from None
             raise
+        except Exception as error:
+            verdicts = [watchdog.verdict for watchdog in self._callbacks(RankWatchdog) if watchdog.verdict]
+            if verdicts:  # the error is only what became of it here
+                raise LostRankError(verdicts[0].text) from error
+            raise
+        finally:
+            self._release()
+            if dist.is_initialized():  # else threads of gloo may outlive the interpreter, which then aborts
+                dist.destroy_process_group()
+
+    def _callbacks(self, kind: type[C]) -> list[C]:
+        trainer = getattr(self, "trainer", None)  # there is none while all is built anew
+        return [] if trainer is None else [it for it in trainer.callbacks if isinstance(it, kind)]
+
+    def _release(self) -> None:
+        """Threads and signals that belong to this trainer."""
+        for stop in self._callbacks(GracefulStop):
+            stop.close()
+        for watchdog in self._callbacks(RankWatchdog):
+            watchdog.close()
 
     def _run_until_reshaped(self, subcommand: str) -> Path | None:
         try:
@@ -279,6 +307,7 @@ class OmniCLI(LightningCLI):
     def _build_anew(self, checkpoint: Path) -> None:
         """Go on from a reshaped checkpoint, as a resumed run would."""
         self._checkpoint = str(checkpoint)
+        self._release()
         del self.model, self.datamodule, self.trainer, self.config_init
         gc.collect()  # they refer to each other: the old network would stay in memory
         self._set_seed()

@@ -2,8 +2,8 @@
 
 Notable:
 - Only the standard library is imported before the verb is known: `onn --help` needs no torch.
-- Exit codes: 0 done, 1 the run failed, 2 the command line or a config is wrong, 130 interrupted,
-  143 terminated.
+- Exit codes: 0 done, 1 the run failed, 2 the command line or a config is wrong, 3 another rank died, hangs or
+  failed, 130 interrupted, 143 terminated.
 - An error that somebody foresaw is one line; a bug keeps its traceback. `--debug` (or `ONN_DEBUG=1`)
   keeps every traceback.
 - The current folder is importable (last on the path), so that a `class_path` may name a file that

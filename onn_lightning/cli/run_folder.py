@@ -26,7 +26,9 @@ from lightning.pytorch.loggers import Logger
 
 from onn_lightning.callbacks import (
     Dashboard,
+    GracefulStop,
     PIMonitor,
+    RankWatchdog,
     RunCheckpoint,
     RunProgressBar,
     RunRecord,
@@ -34,7 +36,6 @@ from onn_lightning.callbacks import (
     SkipBrokenSteps,
     Throughput,
 )
-from onn_lightning.cli.interrupt import FinishStep
 from onn_lightning.loggers import LastingCSVLogger, LastingTensorBoardLogger
 
 RUNS = "runs"
@@ -52,11 +53,10 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
         given: callbacks of the config.
         trainer: the trainer's arguments.
     """
-    callbacks: list[Callback] = []
+    callbacks: list[Callback] = [] if _any(given, RankWatchdog) else [RankWatchdog()]
     if trainer.get("enable_progress_bar") is not False and not _any(given, ProgressBar):
         callbacks.append(RunProgressBar())
     if trainer.get("enable_checkpointing") is not False and not _any(given, ModelCheckpoint):
-        callbacks.append(FinishStep())
         callbacks.append(
             RunCheckpoint(save_last=True, save_on_exception=True, train_time_interval=timedelta(minutes=5))
         )
@@ -64,7 +64,8 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
         callbacks += [kind() for kind in (LearningRateMonitor, Throughput) if not _any(given, kind)]
         if not trainer.get("fast_dev_run") and not _any(given, Dashboard):
             callbacks.append(Dashboard())
-    callbacks += [kind() for kind in (RunRecord, RunReport) if not _any(given, kind)]
+    # the one that stops comes last: all others have then seen the step
+    callbacks += [kind() for kind in (RunRecord, RunReport, GracefulStop) if not _any(given, kind)]
     return callbacks
 
 

@@ -43,7 +43,7 @@ from datamodules.prepared import PreparedSource, ShardWriter, TokenLayout, write
 from datamodules.sources import Source
 from datamodules.stream import BatchOrder
 from datamodules.text import TextModality
-from onn_lightning.cli.interrupt import FinishStep
+from onn_lightning.callbacks import GracefulStop
 
 BLOCKS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=9), min_size=1, max_size=6)
 
@@ -321,7 +321,7 @@ class InterruptLater(Callback):
 def _interrupted(folder: Path, num_workers: int) -> None:
     torch.set_num_threads(1)
     module = module_of({"news": Documents([8] * 5, blocks=[5])}, num_workers, poll_seconds=60.0)
-    trainer = small_trainer(folder, 50, callbacks=[FinishStep(), InterruptLater()])
+    trainer = small_trainer(folder, 50, callbacks=[GracefulStop(), InterruptLater()])
     with contextlib.suppress(SystemExit):  # Lightning ends an interrupted run like this
         trainer.fit(OneNumber(), module)
     assert trainer.global_step == 5 and trainer.interrupted
