@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from onn_lightning.callbacks import PIMonitor, RunProgressBar, Throughput
 from onn_lightning.callbacks.peak_memory import peak_memory
+from onn_lightning.flops import training_flops
 
 BALLAST = 300_000_000
 """Bytes that one rank needs more than the other."""
@@ -26,6 +27,21 @@ def test_speed_and_memory_are_logged_at_the_rhythm_of_the_trainer(tmp_path: Path
     assert 0 < figures["train/mfu"] < 1
     assert 0 <= figures["train/data_wait"] <= 1
     assert 0.05 < figures["train/memory_gb"] < 50
+
+
+def test_what_checkpointing_computes_twice_counts_once() -> None:
+    flops = []
+    for mode in ("none", "block"):
+        module = make_module()
+        module.trunk.checkpointing = mode
+        flops.append(training_flops(module.trunk, module.embedders, module.heads, PARTS[0]))
+    assert flops[0] == flops[1] > 0
+
+
+def test_under_accumulation_a_step_is_logged_once(tmp_path: Path) -> None:
+    kept, _ = watch(PARTS, tmp_path, callbacks=[Throughput()], accumulate_grad_batches=2, log_every_n_steps=1)
+    logged = ["train/mfu" in figures for figures in kept.logged]
+    assert logged[:2] == [False, True]
 
 
 class _Keep(Callback):
