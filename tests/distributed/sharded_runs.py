@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from monitored import RankPart, batch_of
+from monitored import batch_of
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from toy import ByteText, Patches
 
 from onn_lightning import OmniModule
@@ -35,8 +35,8 @@ def make_module() -> OmniModule:
     return module
 
 
-def batches(world_size: int) -> list[Batch]:
-    """Those of all ranks and steps in turns, every row as long as any other."""
+def batches(groups: int) -> list[Batch]:
+    """Those of all groups of ranks and steps in turns, every row as long as any other."""
     found = []
     for step in range(STEPS):
         rows = [
@@ -48,22 +48,28 @@ def batches(world_size: int) -> list[Batch]:
             ]
             for row in range(ROWS)
         ]
-        share = ROWS // world_size
-        found += [batch_of(*rows[rank * share : (rank + 1) * share]) for rank in range(world_size)]
+        share = ROWS // groups
+        found += [batch_of(*rows[rank * share : (rank + 1) * share]) for rank in range(groups)]
     return found
 
 
-class Continued(RankPart):
-    """A rank's batches from some step on; as long as if it were all of them."""
+class Share(IterableDataset[Batch]):
+    """A rank's batches from some step on; as long as if it were all of them.
 
-    def __init__(self, batches: list[Batch], skip: int) -> None:
-        super().__init__(batches)
-        self.skip = skip
+    Args:
+        groups: how many groups of ranks read different batches.
+        skip: steps that are done.
+    """
+
+    def __init__(self, groups: int, skip: int) -> None:
+        self.groups, self.skip = groups, skip
 
     def __iter__(self) -> Iterator[Batch]:
-        for number, batch in enumerate(super().__iter__()):
-            if number >= self.skip:
-                yield batch
+        group = dist.get_rank() * self.groups // dist.get_world_size()
+        yield from batches(self.groups)[group :: self.groups][self.skip :]
+
+    def __len__(self) -> int:
+        return STEPS
 
 
 class Watch(Callback):
@@ -71,11 +77,11 @@ class Watch(Callback):
 
     def __init__(self, save_to: Path | None = None) -> None:
         self.losses: list[float] = []
-        self.began_with: dict[str, Tensor] = {}
+        self.began_with: dict[str, Any] = {}
         self.save_to = save_to
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.began_with = whole(trainer)
+        self.began_with = everything(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,10 +91,9 @@ class Watch(Callback):
         self.losses.append(float(loss) / trainer.world_size)
         if self.save_to is not None and trainer.global_step == BROKEN_AT:
             trainer.save_checkpoint(self.save_to)
+            there = everything(trainer)
             if trainer.is_global_zero:
-                torch.save(whole_and_rest(trainer), self.save_to.with_suffix(".expected"))
-            else:
-                whole_and_rest(trainer)
+                torch.save(there, self.save_to.with_suffix(".expected"))
 
 
 def whole(trainer: Trainer) -> dict[str, Tensor]:
@@ -103,10 +108,16 @@ def whole(trainer: Trainer) -> dict[str, Tensor]:
     }
 
 
-def whole_and_rest(trainer: Trainer) -> dict[str, Any]:
-    """What a checkpoint of this moment must bring back."""
+def everything(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint of this moment must bring back; a collective call."""
     monitor = next(callback for callback in trainer.callbacks if isinstance(callback, PIMonitor))
-    return {"tensors": whole(trainer), "monitor": monitor.state_dict()}
+    (scheduler,) = (config.scheduler for config in trainer.lr_scheduler_configs)
+    return {
+        "tensors": whole(trainer),
+        "monitor": monitor.state_dict(),
+        "learning rates": scheduler.get_last_lr(),
+        "step": trainer.global_step,
+    }
 
 
 def train(
@@ -132,6 +143,7 @@ def train(
         callbacks=[PIMonitor(), watch],
         plugins=[DurableCheckpointIO()],
     )
-    data = Continued(batches(world_size), 0 if checkpoint is None else BROKEN_AT)
+    groups = getattr(strategy, "_data_parallel_size", world_size)
+    data = Share(groups, 0 if checkpoint is None else BROKEN_AT)
     trainer.fit(make_module(), DataLoader(data, batch_size=None), ckpt_path=checkpoint, weights_only=True)
     return watch, trainer
