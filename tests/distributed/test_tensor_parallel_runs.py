@@ -84,7 +84,7 @@ def test_ranks_that_share_neurons_train_as_one_and_one_goes_on_alone(tmp_path: P
 
 
 def read_data(rank: int, folder: str) -> None:
-    """Four steps on 2 x 2 ranks, of which neighbours share neurons; leave what was read and where it ended."""
+    """Four steps on 2 x 2 ranks, of which neighbours share neurons; leave what was read and up to where."""
     trainer = fit(Path(folder), None, None, max_steps=4, strategy=FSDP2Strategy(2, 2), devices=4)
     (witness,) = (callback for callback in trainer.callbacks if isinstance(callback, BatchWitness))
     assert isinstance(trainer.train_dataloader, TrainLoader)
