@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from monitored import PARTS, Keep, ScaledFloat32, make_module, watch
 
 from onn_lightning import Batch, OmniModule
-from onn_lightning.callbacks import LossReweighting, NeuronProtection, PIMonitor, SkipBrokenSteps
+from onn_lightning.callbacks import LossReweighting, LossSpikes, NeuronProtection, PIMonitor, SkipBrokenSteps
 from onn_lightning.cli.run_folder import with_guards
 from onn_lightning.optim import MuonAdamW, NeuronAdamW
 from onn_lightning.regulation import LossSigmoidWeight
@@ -239,7 +239,9 @@ def test_a_run_of_the_command_line_skips_broken_steps_right_after_the_monitor() 
     def kinds(*given: Callback) -> list[str]:
         return [type(callback).__name__ for callback in with_guards(given)]
 
-    assert kinds(protection) == ["PIMonitor", "SkipBrokenSteps", "NeuronProtection"]
-    assert kinds(monitor, protection) == ["PIMonitor", "SkipBrokenSteps", "NeuronProtection"]
-    assert with_guards([monitor, protection, skip]) == [monitor, protection, skip]
-    assert kinds(skip) == ["PIMonitor", "SkipBrokenSteps"]
+    guards = ["PIMonitor", "SkipBrokenSteps", "LossSpikes"]
+    assert kinds(protection) == [*guards, "NeuronProtection"]
+    assert kinds(monitor, protection) == [*guards, "NeuronProtection"]
+    spikes = LossSpikes(roll_back=True)
+    assert with_guards([monitor, spikes, protection, skip]) == [monitor, spikes, protection, skip]
+    assert kinds(skip) == ["PIMonitor", "LossSpikes", "SkipBrokenSteps"]

@@ -8,6 +8,7 @@ from onn_lightning.callbacks.graceful_stop import GracefulStop
 from onn_lightning.callbacks.gradient_checkpointing import GradientCheckpointing
 from onn_lightning.callbacks.growth import GrowOnPlateau
 from onn_lightning.callbacks.loss_reweighting import LossReweighting
+from onn_lightning.callbacks.loss_spikes import LossSpikes
 from onn_lightning.callbacks.neuron_protection import NeuronProtection
 from onn_lightning.callbacks.pi_monitor import PIMonitor
 from onn_lightning.callbacks.plasticity import Plasticity
@@ -26,6 +27,7 @@ __all__ = [
     "GradientCheckpointing",
     "GrowOnPlateau",
     "LossReweighting",
+    "LossSpikes",
     "NeuronProtection",
     "PIMonitor",
     "Plasticity",

@@ -27,9 +27,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onn_lightning.checkpoint.going_on import GoesOnFrom
 from onn_lightning.distributed.heartbeats import LOADING, Heartbeats, Progress, Verdict, judge
 from onn_lightning.distributed.own_store import connect
-from onn_lightning.reshaping.rebuild import NetworkReshaped
 
 EXIT_RANK_LOST = 3
 """Exit code of a process that ends because of another rank."""
@@ -79,7 +79,7 @@ class RankWatchdog(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tell the others, or find out which of them it comes from."""
-        together = isinstance(exception, SIGTERMException | KeyboardInterrupt | NetworkReshaped)
+        together = isinstance(exception, SIGTERMException | KeyboardInterrupt | GoesOnFrom)
         if self._thread is not None and not together:
             self._thread.main_failed(exception)
 

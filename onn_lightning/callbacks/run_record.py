@@ -27,8 +27,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules import OmniDataModule
 from onn_lightning.batch import Batch
+from onn_lightning.checkpoint.going_on import GoesOnFrom
 from onn_lightning.module import OmniModule
-from onn_lightning.reshaping.rebuild import NetworkReshaped
 from onn_lightning.run_report.plain_json import UnreadableFileError
 from onn_lightning.run_report.record import (
     FAILED,
@@ -136,7 +136,7 @@ class RunRecord(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The run was stopped, or failed."""
-        if isinstance(exception, NetworkReshaped):  # what goes on is a start of its own
+        if isinstance(exception, GoesOnFrom):  # what goes on is a start of its own
             self._write(trainer, FINISHED, exception.what)
         elif isinstance(exception, KeyboardInterrupt | SIGTERMException):
             self._write(trainer, INTERRUPTED)

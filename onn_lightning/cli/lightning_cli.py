@@ -6,8 +6,9 @@ Notable:
 - A run lives in `<trainer.default_root_dir>/<run>/`, by default `runs/<name of the first config>/`.
   `fit --resume` (or `--ckpt_path last`) goes on from its newest complete checkpoint and starts
   afresh where there is none; the other verbs read that checkpoint unless told otherwise.
-- Where a callback has reshaped the network in mid-run, everything is built anew around the checkpoint that
-  it left, and trained on; a checkpoint of such a run decides about the model's shape (`reshaped_runs.py`).
+- Where a callback has reshaped the network in mid-run, or gone back to before a spike of the loss, everything
+  is built anew around the checkpoint that it left, and trained on; a checkpoint of such a run decides about
+  the model's shape (`reshaped_runs.py`).
 - Checkpoints are written whole or not at all, and read without running anything out of them
   (`DurableCheckpointIO`), unless the config brings a CheckpointIO of its own.
 - Every mistake in a config becomes a `UsageError` of one line (`explain.py`).
@@ -39,6 +40,7 @@ from onn_lightning.checkpoint.complete import (
     newest_checkpoint,
     newest_intact_checkpoint,
 )
+from onn_lightning.checkpoint.going_on import GoesOnFrom
 from onn_lightning.cli.allocator import keep_freed_memory
 from onn_lightning.cli.config_files import bundled_list
 from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargparse
@@ -54,7 +56,6 @@ from onn_lightning.cli.run_folder import (
     with_guards,
 )
 from onn_lightning.cli.slurm import requeue_job
-from onn_lightning.reshaping.rebuild import NetworkReshaped
 
 C = TypeVar("C")
 
@@ -266,8 +267,8 @@ class OmniCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            while (reshaped := self._run_until_reshaped(subcommand)) is not None:
-                self._build_anew(reshaped)
+            while (checkpoint := self._run_until_stopped(subcommand)) is not None:
+                self._build_anew(checkpoint)
         except SIGTERMException:
             if any(stop.requeue_is_due for stop in self._callbacks(GracefulStop)):
                 requeue_job()
@@ -297,15 +298,15 @@ class OmniCLI(LightningCLI):
         for watchdog in self._callbacks(RankWatchdog):
             watchdog.close()
 
-    def _run_until_reshaped(self, subcommand: str) -> Path | None:
+    def _run_until_stopped(self, subcommand: str) -> Path | None:
         try:
             super()._run_subcommand(subcommand)
-        except NetworkReshaped as reshaped:
-            return reshaped.checkpoint
+        except GoesOnFrom as stopped:
+            return stopped.checkpoint
         return None
 
     def _build_anew(self, checkpoint: Path) -> None:
-        """Go on from a reshaped checkpoint, as a resumed run would."""
+        """Go on from a checkpoint that a callback has made, as a resumed run would."""
         self._checkpoint = str(checkpoint)
         self._release()
         del self.model, self.datamodule, self.trainer, self.config_init

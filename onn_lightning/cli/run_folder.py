@@ -27,6 +27,7 @@ from lightning.pytorch.loggers import Logger
 from onn_lightning.callbacks import (
     Dashboard,
     GracefulStop,
+    LossSpikes,
     PIMonitor,
     RankWatchdog,
     RunCheckpoint,
@@ -70,7 +71,7 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
 
 
 def with_guards(given: Sequence[Callback]) -> list[Callback]:
-    """The callbacks of a config, with a PI monitor in front and, after it, what skips broken steps.
+    """The callbacks of a config, with a PI monitor in front and, after it, what looks after the steps.
 
     In front, since regulating callbacks read what the monitor measures in the same step. Where the config has
     its own, they stay where they are.
@@ -79,10 +80,9 @@ def with_guards(given: Sequence[Callback]) -> list[Callback]:
         given: callbacks of the config.
     """
     callbacks = [*given] if _any(given, PIMonitor) else [PIMonitor(), *given]
-    if not _any(given, SkipBrokenSteps):
-        monitor = next(place for place, kept in enumerate(callbacks) if isinstance(kept, PIMonitor))
-        callbacks.insert(monitor + 1, SkipBrokenSteps())
-    return callbacks
+    monitor = next(place for place, kept in enumerate(callbacks) if isinstance(kept, PIMonitor))
+    guards = [kind() for kind in (SkipBrokenSteps, LossSpikes) if not _any(given, kind)]
+    return [*callbacks[: monitor + 1], *guards, *callbacks[monitor + 1 :]]
 
 
 def _any(callbacks: Sequence[Callback], kind: type[Callback]) -> bool:

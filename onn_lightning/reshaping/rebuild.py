@@ -18,32 +18,20 @@ from typing import Any, TypeVar
 
 from onn_lightning.checkpoint import description
 from onn_lightning.checkpoint.description import CheckpointError
+from onn_lightning.checkpoint.going_on import GoesOnFrom
 from onn_lightning.nn import TrunkConfig
 
 Result = TypeVar("Result")
 
 
-class NetworkReshaped(Exception):
-    """Training stopped at the end of a step because its network was reshaped.
-
-    Args:
-        checkpoint: the file to go on from, complete.
-        what: what was done, one line.
-    """
-
-    def __init__(self, checkpoint: Path, what: str) -> None:
-        super().__init__(
-            f"{what}; training goes on from {checkpoint} with a network built anew in that shape: `onn fit` "
-            "does so by itself, a script by onn_lightning.reshaping.rebuild.fit_growing"
-        )
-        self.checkpoint = checkpoint
-        self.what = what
+class NetworkReshaped(GoesOnFrom):
+    """Training stopped between two steps because its network was reshaped."""
 
 
 def fit_growing(
     fit: Callable[[TrunkConfig | None, Path | None], Result], checkpoint: Path | None = None
 ) -> Result:
-    """Train, and build anew and train on as often as the network is reshaped in mid-run.
+    """Train, and build anew and train on as often as the network is reshaped, or rolled back, in mid-run.
 
     ```
     def fit(trunk, checkpoint):
@@ -66,8 +54,8 @@ def fit_growing(
         trunk = None if checkpoint is None else trunk_of(checkpoint)
         try:
             return fit(trunk, checkpoint)
-        except NetworkReshaped as reshaped:
-            checkpoint = reshaped.checkpoint
+        except GoesOnFrom as stopped:
+            checkpoint = stopped.checkpoint
         gc.collect()  # trainer, loops and module refer to each other: the old network would stay in memory
 
 

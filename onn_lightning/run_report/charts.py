@@ -29,7 +29,16 @@ MORE_PANELS = (
         ),
     ),
     Panel("means over all steps between two logs", "as named", (Line(r"train/mean/(.+)", r"\1"),)),
-    Panel("broken steps", "steps so far", (Line("train/broken_steps", "with figures that are not finite"),)),
+    Panel(
+        "steps that went wrong",
+        "so far",
+        (
+            Line("train/broken_steps", "steps with figures that are not finite"),
+            Line("train/skipped_steps", "steps skipped for a loss or gradient that is not"),
+            Line("train/loss_spikes", "spikes of the loss"),
+        ),
+    ),
+    Panel("gradients", "norm before clipping", (Line("train/grad_norm", "of all parameters"),), log=True),
 )
 PARTS = 240  # of a curve: one for about two pixels
 MAX_SERIES = 32  # of a chart
