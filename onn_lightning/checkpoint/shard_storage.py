@@ -139,7 +139,7 @@ class ShardWriter(StorageWriter):
 
 
 class ShardReader(StorageReader):
-    """Reads parts of stored tensors.
+    """Reads, of stored tensors, the parts that each rank needs.
 
     Args:
         tensors: those that can be read.

@@ -50,9 +50,12 @@ def _raise_reason(error: CheckpointException, path: Path) -> NoReturn:
         raise KeyboardInterrupt from error
     rank, reason = next(iter(reasons.items()))
     if isinstance(reason, OSError):
+        remedy = "make room or correct the permissions"
+        if isinstance(reason, FileNotFoundError):
+            remedy = "put the run folder on a file system that all nodes see"
         raise OSError(
             reason.errno,
-            f"cannot write '{path}' (rank {rank}: {reason.strerror}): make room or correct the permissions, "
-            "then run the same command again; checkpoints that were finished before are intact",
+            f"cannot write '{path}' (rank {rank}: {reason.strerror}): {remedy}, then run the same command "
+            "again; checkpoints that were finished before are intact",
         ) from error
     raise CheckpointError(f"{path}: not written, rank {rank} failed: {reason!r}") from error

@@ -177,27 +177,30 @@ class ShardedStrategy(ModelParallelStrategy):
         Raises:
             ValueError: for a state of other parameter groups or shapes.
         """
-        assert self._stored is not None
-        for number, (optimizer, saved) in enumerate(
-            zip(self.optimizers, checkpoint[OPTIMIZERS], strict=True)
-        ):
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for number, optimizer in enumerate(self.optimizers):
+            saved = checkpoint[OPTIMIZERS][number]
             state = {parameter: dict(entries) for parameter, entries in saved["state"].items()}
-            tensors: dict[str, Tensor] = {}
-            places = sharded.optimizer_places(self._stored.tensors, number)
-            for place, (parameter, key) in places.items():
-                stored = self._stored.tensors[place]
-                dtype = TORCH_DTYPES[stored.dtype]
-                if parameter < len(parameters) and parameters[parameter].shape == stored.shape:
-                    tensors[place] = torch.empty_like(
-                        parameters[parameter].detach(), dtype=dtype
-                    )  # sharded so
-                else:  # a number; or of another model, which the optimizer refuses
-                    tensors[place] = torch.empty(stored.shape, dtype=dtype)
-                state.setdefault(parameter, {})[key] = tensors[place]
+            tensors = self._room_for_state(number, optimizer, state)
             self._load(tensors)
             optimizer.load_state_dict({**saved, "state": state})
         self._stored = None
+
+    def _room_for_state(
+        self, number: int, optimizer: Optimizer, state: dict[int, dict[str, Any]]
+    ) -> dict[str, Tensor]:
+        """Empty tensors for an optimizer's state, sharded like its parameters: into `state`, and by place."""
+        assert self._stored is not None
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        tensors: dict[str, Tensor] = {}
+        for place, (parameter, key) in sharded.optimizer_places(self._stored.tensors, number).items():
+            stored = self._stored.tensors[place]
+            dtype = TORCH_DTYPES[stored.dtype]
+            if parameter < len(parameters) and parameters[parameter].shape == stored.shape:
+                tensors[place] = torch.empty_like(parameters[parameter].detach(), dtype=dtype)
+            else:  # a number; or of another model, which the optimizer refuses
+                tensors[place] = torch.empty(stored.shape, dtype=dtype)
+            state.setdefault(parameter, {})[key] = tensors[place]
+        return tensors
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         assert self._stored is not None
