@@ -60,7 +60,7 @@ def test_the_older_fsdp_is_refused_on_cpus_in_one_line(onn: Onn, write_config: W
 
 
 @pytest.mark.slow
-def test_two_processes_train_with_the_fragment(folder: Path, write_config: Write) -> None:
+def test_two_processes_train_go_on_and_test_with_the_fragment(folder: Path, write_config: Write) -> None:
     losses = {"class_path": "command_processes.RecordsLosses", "init_args": {"file": "losses"}}
     report = {"class_path": "onn_lightning.callbacks.RunReport", "init_args": {"answers": 0}}
     meta = {"class_path": "test_strategy_configs.NeedsNoMemory"}
@@ -68,4 +68,9 @@ def test_two_processes_train_with_the_fragment(folder: Path, write_config: Write
     arguments = ["fit", "--config", config, "--config", "strategy/fsdp2.yaml", *SIZES]
     assert ended(start(arguments, folder, count=2), seconds=120) == [0, 0], printed(folder)
     assert set(recorded(folder / "losses")) == {1, 2, 3, 4}
-    assert list((folder / "runs/tiny/checkpoints").glob("last*"))
+    more = [*arguments, "--resume", "--trainer.max_steps=6"]
+    assert ended(start(more, folder, count=2), seconds=120) == [0, 0], printed(folder)
+    assert set(recorded(folder / "losses")) == {1, 2, 3, 4, 5, 6}
+    tested = ["test", *arguments[1:]]
+    assert ended(start(tested, folder, count=2), seconds=120) == [0, 0], printed(folder)
+    assert "held-out results (test)" in printed(folder)
