@@ -30,6 +30,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from onn_lightning.distributed.own_store import connect
@@ -119,6 +120,9 @@ class GracefulStop(Callback):
         if trainer.fit_loop._should_accumulate() or 0 <= trainer.max_steps <= trainer.global_step:
             return  # gradients that are kept back are in no checkpoint; a run that is at its end ends
         self._stops = True
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.procs.clear()  # it would kill this process as soon as one of them has ended with 143
         raise _exception_for(self._agreement.reason)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -68,8 +68,7 @@ class RankWatchdog(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin to watch."""
         if trainer.world_size > 1 and dist.is_initialized() and self._thread is None:
-            store = connect()
-            beats = Heartbeats(store, trainer.global_rank, trainer.world_size, trainer.global_step)
+            beats = Heartbeats(connect(), trainer.global_rank, trainer.world_size)
             self._thread = _WatchdogThread(beats, trainer, self.timeout, self.slow_timeout)
             self._thread.start()
 

@@ -64,14 +64,13 @@ class Heartbeats:
         store: a connection of its own to what all ranks see.
         rank: of this process.
         world_size: number of ranks.
-        start: optimizer step at which this training began, the same on all ranks.
     """
 
-    def __init__(self, store: Store, rank: int, world_size: int, start: int = 0) -> None:
+    def __init__(self, store: Store, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
         self._store = store
-        self._keys = [f"heartbeat/{start}/{other}" for other in range(world_size)]
-        self._verdict = f"heartbeat/{start}/verdict"
+        self._keys = [f"heartbeat/{other}" for other in range(world_size)]
+        self._verdict = "heartbeat/verdict"
 
     def send(self, progress: Progress) -> None:
         """Tell the others how far this rank is."""

@@ -48,7 +48,7 @@ def start(
     return processes
 
 
-def ended(processes: Sequence[BaseProcess], seconds: float = 60) -> list[int | None]:
+def ended(processes: Sequence[BaseProcess], seconds: float = 120) -> list[int | None]:
     """Exit codes of processes; whoever has not ended in time is killed and has None."""
     deadline = time.monotonic() + seconds
     codes: list[int | None] = []
@@ -62,7 +62,7 @@ def ended(processes: Sequence[BaseProcess], seconds: float = 60) -> list[int | N
     return codes
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     """Come back once a condition holds.
 
     Raises:

@@ -47,6 +47,15 @@ class Accumulates(Callback):
         Path("stopped").write_text(f"{batches} {trainer.global_step}")
 
 
+class SignalInValidation(Callback):
+    """Receives SIGTERM in the middle of the validation after the fourth step."""
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 4 and not Path("sent").exists():
+            Path("sent").touch()
+            signal.raise_signal(signal.SIGTERM)
+
+
 def callbacks(name: str, *further: dict[str, Any], seconds: float = 0.02, grace_period: float = 60) -> Any:
     records = {"file": name, "seconds": seconds}
     return [
@@ -62,7 +71,7 @@ def has_trained(record: Path, batches: int, processes: list[BaseProcess]) -> Non
         running = all(process.is_alive() for process in processes)
         return not running or (record.exists() and record.read_bytes().count(b"\n") >= batches)
 
-    wait_until(there, 120)
+    wait_until(there)
 
 
 def send(number: int, *processes: BaseProcess) -> None:
@@ -92,13 +101,13 @@ def test_two_ranks_stop_at_one_step_whoever_gets_the_signal_and_go_on_bit_for_bi
         ranks = start(command, folder, count=2)
         has_trained(folder / "stopped.0", before + 2, ranks)
         send(number, *(ranks[rank] for rank in receivers))
-        assert ended(ranks, 120) == [code, code], printed(folder)[-3000:] + printed(folder, 1)[-3000:]
+        assert ended(ranks) == [code, code], printed(folder)[-3000:] + printed(folder, 1)[-3000:]
         steps = [max(recorded(folder / "stopped", rank)) for rank in (0, 1)]
         assert steps[0] == steps[1] == saved_step(folder / "runs/stopped") < 90
-    assert ended(start(command, folder, 2), 120) == [0, 0]
+    assert ended(start(command, folder, 2)) == [0, 0]
     unbroken = changes | {"trainer.callbacks": callbacks("unbroken", seconds=0)}
     command = ("fit", "--config", write_config("unbroken.yaml", unbroken), *DDP)
-    assert ended(start(command, folder, 2), 120) == [0, 0]
+    assert ended(start(command, folder, 2)) == [0, 0]
     for rank in (0, 1):
         assert recorded(folder / "stopped", rank) == recorded(folder / "unbroken", rank)
 
@@ -117,7 +126,7 @@ def test_what_does_not_end_within_the_grace_period_is_left_and_the_checkpoint_be
     (process,) = start(("fit", "--config", config), folder)
     has_trained(folder / "late.0", 2, [process])
     (folder / "sleep").touch()
-    wait_until((folder / "asleep").exists, 60)
+    wait_until((folder / "asleep").exists)
     before = saved_step(folder / "runs/late")
     sent = time.monotonic()
     send(signal.SIGTERM, process)
@@ -137,6 +146,20 @@ def test_a_step_of_several_batches_is_ended_as_a_whole(write_config: Write, fold
     assert ended([process]) == [143], printed(folder)
     batches, steps = map(int, (folder / "stopped").read_text().split())
     assert batches == 3 * steps and saved_step(folder / "runs/parts") == steps
+
+
+def test_a_signal_in_a_validation_changes_no_later_loss(write_config: Write, folder: Path) -> None:
+    signals = {"class_path": f"{__name__}.SignalInValidation"}
+    for name, further in (("stopped", [signals]), ("unbroken", [])):
+        changes = {"trainer.logger": False, "trainer.max_steps": 10}
+        config = write_config(
+            f"{name}.yaml", changes | {"trainer.callbacks": callbacks(name, *further, seconds=0)}
+        )
+        if further:
+            assert ended(start(("fit", "--config", config), folder)) == [143], printed(folder)
+            assert saved_step(folder / "runs/stopped") == 4
+        assert ended(start(("fit", "--config", config, "--resume"), folder)) == [0], printed(folder)
+    assert recorded(folder / "stopped") == recorded(folder / "unbroken")
 
 
 SCONTROL = """#!/bin/sh
