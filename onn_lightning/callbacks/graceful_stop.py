@@ -103,7 +103,7 @@ class GracefulStop(Callback):
         if self._watch is None:
             return
         store = connect() if trainer.world_size > 1 else None
-        self._agreement = StopAgreement(store, trainer.global_rank, trainer.world_size, trainer.global_step)
+        self._agreement = StopAgreement(store, trainer.global_rank, trainer.world_size)
         self._watch.agreement = self._agreement
         self._take_signals()
 

@@ -25,13 +25,13 @@ class StopAgreement:
         store: a connection of its own to what all ranks see; None: there is one rank.
         rank: of this process.
         world_size: number of ranks.
-        start: optimizer step at which this training began, the same on all ranks; one that goes on within the
-            same process group begins at another.
     """
 
-    def __init__(self, store: Store | None, rank: int, world_size: int, start: int = 0) -> None:
-        self._store, self._rank, self._start = store, rank, start
-        self._promises = [f"stop/{start}/{other}" for other in range(world_size)]
+    def __init__(self, store: Store | None, rank: int, world_size: int) -> None:
+        self._store, self._rank = store, rank
+        # trainings of this process group so far, the same on all ranks: promises belong to one of them
+        training = 1 if store is None else store.add(f"stop/trainings/{rank}", 1)
+        self._promises = [f"stop/{training}/{other}" for other in range(world_size)]
         self._changed = threading.Condition()
         self._done = 0
         self._request: int | None = None

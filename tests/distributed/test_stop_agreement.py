@@ -61,3 +61,16 @@ def test_one_rank_stops_at_the_end_of_the_batch_it_is_in() -> None:
     assert not alone.batch_done()
     alone.ask(2)
     assert alone.batch_done() and alone.reason == 2
+
+
+def test_a_request_that_a_training_has_not_heeded_stops_the_next_one_of_the_same_ranks() -> None:
+    store = HashStore()
+    first = [StopAgreement(store, rank, 2) for rank in range(2)]
+    for _ in range(5):
+        assert not first[0].batch_done()
+    first[0].ask(15)
+    first[0].look()  # promises the sixth batch; then both go on from another checkpoint
+    then = [StopAgreement(store, rank, 2) for rank in range(2)]
+    for agreement in (*then, *then):
+        agreement.look()
+    assert [agreement.batch_done() for agreement in then] == [True, True]
