@@ -45,7 +45,7 @@ def train(folder: Path, steps: int, *callbacks: Callback) -> Trainer:
 @pytest.mark.parametrize("steps", [4, 6, 7])
 def test_the_last_checkpoint_holds_the_end_of_training(tmp_path: Path, steps: int) -> None:
     """Also where training ends between two of the rhythm's checkpoints."""
-    train(tmp_path, steps, RunCheckpoint(tmp_path, save_last=True, every_n_train_steps=4))
+    train(tmp_path, steps, RunCheckpoint(tmp_path, every_n_train_steps=4))
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["global_step"] == steps
 

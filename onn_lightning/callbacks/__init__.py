@@ -13,6 +13,7 @@ from onn_lightning.callbacks.neuron_protection import NeuronProtection
 from onn_lightning.callbacks.pi_monitor import PIMonitor
 from onn_lightning.callbacks.plasticity import Plasticity
 from onn_lightning.callbacks.progress_bar import RunProgressBar
+from onn_lightning.callbacks.random_states import RandomStates
 from onn_lightning.callbacks.rank_watchdog import RankWatchdog
 from onn_lightning.callbacks.report import RunReport
 from onn_lightning.callbacks.run_checkpoint import RunCheckpoint
@@ -31,6 +32,7 @@ __all__ = [
     "NeuronProtection",
     "PIMonitor",
     "Plasticity",
+    "RandomStates",
     "RankWatchdog",
     "RunCheckpoint",
     "RunProgressBar",

@@ -3,24 +3,57 @@
 Notable:
 - A file is complete under its name or not there at all, at any moment of a kill, a full disk or a power cut.
   Lightning's own goes by way of TMPDIR, is torn where that is another file system, and flushes nothing.
+- A save may be written in the background (`next_save`): the training goes on once the state is copied.
 - Reading executes nothing and compares checksums (`checkpoint.reading`); there is no way to turn that off.
 - Files of this machine and of mounted ones only. Strategies that write shards do so themselves.
 """
 
 from __future__ import annotations
 
-import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.plugins import CheckpointIO
 
-from onn_lightning.checkpoint import reading, writing
+from onn_lightning.checkpoint import folders, reading, writing
+from onn_lightning.checkpoint.background import BackgroundWriter
 from onn_lightning.checkpoint.reading import CheckpointError
+from onn_lightning.checkpoint.snapshot import snapshot
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How one save is done: in the background or not, and what is done once the file is complete."""
+
+    in_background: bool
+    then: Callable[[], None]
 
 
 class DurableCheckpointIO(CheckpointIO):
     """Plugin of the trainer: `Trainer(plugins=[DurableCheckpointIO()])`; `onn fit` has it by default."""
+
+    def __init__(self) -> None:
+        self._writer = BackgroundWriter()
+        self._way: _Way | None = None
+
+    @contextmanager
+    def next_save(self, in_background: bool, then: Callable[[], None]) -> Iterator[None]:
+        """In this block a save does not raise what goes wrong with its file: `wait` does.
+
+        Args:
+            in_background: copy the state, and write the copy while training goes on.
+            then: what to do once the file is complete, in the thread that wrote it.
+        """
+        self._way = _Way(in_background, then)
+        try:
+            yield
+        finally:
+            self._way = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
@@ -37,8 +70,22 @@ class DurableCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError(f"storage_options is {storage_options!r}: {type(self).__name__} has none")
         file = _local(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        writing.write(checkpoint, file)
+        if self._way is None:
+            self.wait()
+            _write(checkpoint, file)
+        elif self._way.in_background:
+            self._writer.start(partial(_write, snapshot(checkpoint), file, self._way.then))
+        else:
+            self._writer.run(partial(_write, checkpoint, file, self._way.then))
+
+    def wait(self) -> None:
+        """Return when no write is under way.
+
+        Raises:
+            OSError: what the last `next_save` failed with.
+            KeyboardInterrupt: if the user does not want to wait; the write is given up.
+        """
+        self._writer.wait()
 
     def load_checkpoint(  # type: ignore[override]
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -63,12 +110,12 @@ class DurableCheckpointIO(CheckpointIO):
         return content
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint; one that is gone already is no error."""
-        file = _local(path)
-        if file.is_dir():
-            shutil.rmtree(file)
-        else:
-            file.unlink(missing_ok=True)
+        """Remove a checkpoint; one that is gone already is no error, and none is ever half there."""
+        folders.remove(_local(path))
+
+    def teardown(self) -> None:
+        """The end of the trainer: nothing is left under way."""
+        self.wait()
 
 
 def with_durable_io(given: Any, strategy: Any) -> list[Any]:
@@ -82,6 +129,29 @@ def with_durable_io(given: Any, strategy: Any) -> list[Any]:
     own = [*plugins, getattr(strategy, "_checkpoint_io", None)]
     is_brought = any(isinstance(plugin, CheckpointIO) for plugin in own)
     return plugins if is_brought else [*plugins, DurableCheckpointIO()]
+
+
+def saves_shards(strategy: Any) -> bool:
+    """Whether a strategy writes a folder of shards by itself, instead of one file by way of the plugin.
+
+    Args:
+        strategy: of a trainer.
+    """
+    # Lightning has no public question for it
+    sharded_fsdp = getattr(strategy, "_state_dict_type", None) == "sharded"
+    return sharded_fsdp or bool(getattr(strategy, "_save_distributed_checkpoint", False))
+
+
+def _write(
+    checkpoint: dict[str, Any],
+    file: Path,
+    then: Callable[[], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    writing.write(checkpoint, file, stop)
+    if then is not None:
+        then()
 
 
 def _local(path: str | Path) -> Path:

@@ -24,9 +24,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from onn_lightning.callbacks.durable_io import saves_shards
 from onn_lightning.callbacks.pi_monitor import PIMonitor
+from onn_lightning.callbacks.run_checkpoint import RunCheckpoint
 from onn_lightning.checkpoint import description, writing
 from onn_lightning.checkpoint.complete import CHECKPOINTS
+from onn_lightning.checkpoint.pointer import point_to
 from onn_lightning.modality import Modality
 from onn_lightning.module import OmniModule
 from onn_lightning.nn import TrunkConfig
@@ -91,13 +94,11 @@ class ReshapingCallback(Checkpoint):
         if stage != "fit":
             return
         PIMonitor.require_before(trainer, self)
-        strategy = trainer.strategy  # Lightning has no public question for it
-        sharded = getattr(strategy, "_state_dict_type", None) == "sharded"
-        if sharded or getattr(strategy, "_save_distributed_checkpoint", False):
+        if saves_shards(trainer.strategy):
             raise MisconfigurationException(
-                f"{type(self).__name__} reshapes checkpoints that are one file, {type(strategy).__name__} "
-                "saves sharded ones: give ModelParallelStrategy save_distributed_checkpoint=False "
-                "(FSDPStrategy: state_dict_type='full')"
+                f"{type(self).__name__} reshapes checkpoints that are one file, "
+                f"{type(trainer.strategy).__name__} saves sharded ones: give ModelParallelStrategy "
+                "save_distributed_checkpoint=False (FSDPStrategy: state_dict_type='full')"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,7 +141,12 @@ class ReshapingCallback(Checkpoint):
         after, failure, what = self._file(trainer, self.done), None, ""
         if trainer.is_global_zero:
             try:
+                run_checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, RunCheckpoint)]
+                for saving in run_checkpoints:
+                    saving.wait(trainer)  # the reshaped one is to be the newest
                 what = self._write(before, after, list(pl_module.modalities.values()))
+                if run_checkpoints:
+                    point_to(after)
                 if not self.keeps_previous:
                     self._file(trainer, f"before-{self.done}").unlink(missing_ok=True)
             except Exception as error:  # the others must not wait for what will never come

@@ -1,8 +1,8 @@
 """Which checkpoints of a run folder are complete and intact, told without loading them.
 
 Notable:
-- A checkpoint counts only once it is complete; a torn `last.ckpt` is passed over in favour of the newest one
-  that is whole.
+- A checkpoint counts only once it is complete; a torn one is passed over for the newest that is whole.
+- Newest is what was written last. `last.ckpt` may be a link to another one: that one is what is meant, once.
 - Complete is told by the end of a file, or by the index of a sharded checkpoint; intact by the checksums
   of all its bytes, which are read once.
 - Standard library only: whoever looks into run folders need not load torch.
@@ -11,11 +11,13 @@ Notable:
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from onn_lightning.checkpoint.pointer import LAST
 from onn_lightning.checkpoint.shard_index import INDEX, damage_in_folder
 
 CHECKPOINTS = "checkpoints"
@@ -27,6 +29,7 @@ EXPORTED = "config.json"
 TENSORS = "data/"
 """Beginning of the names of records that hold the bytes of tensors."""
 
+_STEP = re.compile(r"step=(\d+)")
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 
@@ -118,8 +121,30 @@ def damage_in(file: IO[bytes]) -> Damage | None:
     return None
 
 
+def step_in_name(name: str) -> int:
+    """The step that a checkpoint's name tells, -1 where it tells none.
+
+    Args:
+        name: of its file or folder.
+    """
+    found = _STEP.search(name)
+    return int(found[1]) if found else -1
+
+
 def _newest_first(folder: Path) -> list[Path]:
-    found = (folder / CHECKPOINTS).glob("*.ckpt")
-    complete = [path for path in found if is_complete(path)]
-    # last.ckpt is written right after the numbered checkpoint of the same step: later name breaks the tie
-    return sorted(complete, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    """The complete checkpoints, each once and, where it has one, under its own name."""
+    checkpoints = folder / CHECKPOINTS
+    target = (checkpoints / LAST).resolve()
+    found: dict[Path, Path] = {}
+    for path in sorted(checkpoints.glob("*.ckpt"), key=Path.is_symlink):
+        found.setdefault(path.resolve(), path)
+    aged = []
+    for resolved, path in found.items():
+        try:
+            if is_complete(path):
+                # what was copied is of one moment: the pointer, then the steps, tell the order
+                age = path.stat().st_mtime_ns, resolved == target, step_in_name(path.name), path.name
+                aged.append((age, path))
+        except FileNotFoundError:  # taken away by a run that goes on
+            continue
+    return [path for _, path in sorted(aged, reverse=True)]

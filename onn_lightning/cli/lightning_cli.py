@@ -5,7 +5,8 @@ Notable:
 - `--config` takes a path or the name of a bundled config, several times; later ones override.
 - A run lives in `<trainer.default_root_dir>/<run>/`, by default `runs/<name of the first config>/`.
   `fit --resume` (or `--ckpt_path last`) goes on from its newest complete checkpoint and starts
-  afresh where there is none; the other verbs read that checkpoint unless told otherwise.
+  afresh where there is none; the other verbs read that checkpoint unless told otherwise. Rank 0 decides
+  which one that is (`newest.py`).
 - Where a callback has reshaped the network in mid-run, or gone back to before a spike of the loss, everything
   is built anew around the checkpoint that it left, and trained on; a checkpoint of such a run decides about
   the model's shape (`reshaped_runs.py`).
@@ -20,7 +21,7 @@ import argparse
 import gc
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,7 +29,6 @@ import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from onn_lightning import __version__
 from onn_lightning.callbacks.durable_io import with_durable_io
@@ -47,6 +47,7 @@ from onn_lightning.cli.config_option import ConfigFile, first_outside_jsonargpar
 from onn_lightning.cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, LostRankError, UsageError
 from onn_lightning.cli.explain import explain
 from onn_lightning.cli.model_building import builders
+from onn_lightning.cli.newest import Agreement
 from onn_lightning.cli.reshaped_runs import in_shape_of
 from onn_lightning.cli.run_folder import (
     RUNS,
@@ -182,28 +183,36 @@ class OmniCLI(LightningCLI):
                 "here; leave it out"
             )
         self._checkpoint = config.ckpt_path
-        by_default = self._verb != "fit" or config.resume
-        if config.ckpt_path == "last" or (config.ckpt_path is None and by_default):
-            newest = newest_intact_checkpoint(self.run_folder)
-            self._checkpoint = None if newest is None else str(newest)
-            if newest is None and newest_checkpoint(self.run_folder) is not None:
-                raise UsageError(
-                    f"every checkpoint in {self.run_folder / CHECKPOINTS} is damaged (checksums): bring "
-                    "an intact one back, or start anew under another name (--run)"
-                )
-            if newest is None and self._verb != "fit":
-                raise UsageError(
-                    f"no checkpoint in {self.run_folder / CHECKPOINTS}: train first (onn fit), "
-                    "name the run (--run) or the file (--ckpt_path)"
-                )
-        elif self._checkpoint is not None:
-            if Path(self._checkpoint).exists() and not is_complete(Path(self._checkpoint)):
-                raise ValueError(f"--ckpt_path {self._checkpoint}: the checkpoint is damaged or incomplete")
-        elif self._verb == "fit" and not config.trainer.fast_dev_run:
-            self._refuse_to_mix_runs()
+        goes_on = config.ckpt_path is None and (self._verb != "fit" or config.resume)
+        if config.ckpt_path not in (None, "last"):
+            if Path(config.ckpt_path).exists() and not is_complete(Path(config.ckpt_path)):
+                raise ValueError(f"--ckpt_path {config.ckpt_path}: the checkpoint is damaged or incomplete")
+        elif config.ckpt_path == "last" or goes_on:
+            self._agree(self._newest)
+        elif not config.trainer.fast_dev_run:
+            self._agree(self._nothing)
 
-    @rank_zero_only
-    def _refuse_to_mix_runs(self) -> None:
+    def _agree(self, choose: Callable[[], Path | None]) -> None:
+        num_nodes = self.config[self._verb].trainer.num_nodes
+        self._agreement = Agreement(choose, self.run_folder, num_nodes)
+        chosen = self._agreement.checkpoint
+        self._checkpoint = None if chosen is None else str(chosen)
+
+    def _newest(self) -> Path | None:
+        newest = newest_intact_checkpoint(self.run_folder)
+        if newest is None and newest_checkpoint(self.run_folder) is not None:
+            raise UsageError(
+                f"every checkpoint in {self.run_folder / CHECKPOINTS} is damaged (checksums): bring "
+                "an intact one back, or start anew under another name (--run)"
+            )
+        if newest is None and self._verb != "fit":
+            raise UsageError(
+                f"no checkpoint in {self.run_folder / CHECKPOINTS}: train first (onn fit), "
+                "name the run (--run) or the file (--ckpt_path)"
+            )
+        return newest
+
+    def _nothing(self) -> None:
         if newest_checkpoint(self.run_folder) is not None:
             raise UsageError(
                 f"{self.run_folder} already holds a trained run: continue it with --resume, give this one "

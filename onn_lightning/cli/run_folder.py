@@ -3,7 +3,7 @@
 ```
 runs/<name>/
   config.yaml            the resolved config of the training run
-  checkpoints/           last.ckpt and the newest step
+  checkpoints/           step=<n>.ckpt, those that RunCheckpoint keeps; last.ckpt, a link to the newest
   events.out.tfevents.*  TensorBoard
   csv/version_<n>/       metrics.csv of each start of the run (a resumed run adds one)
   core_metrics.png       live charts; neurons.png: which neurons fire; neurons.npz: the same as numbers
@@ -15,7 +15,6 @@ Notable: which of the checkpoints a run resumes from, `onn_lightning.checkpoint.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from onn_lightning.callbacks import (
     GracefulStop,
     LossSpikes,
     PIMonitor,
+    RandomStates,
     RankWatchdog,
     RunCheckpoint,
     RunProgressBar,
@@ -58,15 +58,14 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
     if trainer.get("enable_progress_bar") is not False and not _any(given, ProgressBar):
         callbacks.append(RunProgressBar())
     if trainer.get("enable_checkpointing") is not False and not _any(given, ModelCheckpoint):
-        callbacks.append(
-            RunCheckpoint(save_last=True, save_on_exception=True, train_time_interval=timedelta(minutes=5))
-        )
+        callbacks.append(RunCheckpoint())
     if trainer.get("logger") is not False:
         callbacks += [kind() for kind in (LearningRateMonitor, Throughput) if not _any(given, kind)]
         if not trainer.get("fast_dev_run") and not _any(given, Dashboard):
             callbacks.append(Dashboard())
     # the one that stops comes last: all others have then seen the step
-    callbacks += [kind() for kind in (RunRecord, RunReport, GracefulStop) if not _any(given, kind)]
+    last = (RunRecord, RunReport, RandomStates, GracefulStop)
+    callbacks += [kind() for kind in last if not _any(given, kind)]
     return callbacks
 
 

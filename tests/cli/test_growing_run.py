@@ -89,7 +89,11 @@ def test_a_grown_run_is_logged_resumed_and_tested_under_the_config_of_its_beginn
     last_of(RUN)
     written = yaml.safe_load((RUN / "config.yaml").read_text())
     assert written["model"]["init_args"]["trunk"]["intermediate_size"] is None
-    assert sorted(path.name for path in RUN.glob("checkpoints/*")) == ["last.ckpt", "step=3-grown.ckpt"]
+    assert sorted(path.name for path in RUN.glob("checkpoints/*")) == [
+        "last.ckpt",
+        "step=3-grown.ckpt",
+        "step=6.ckpt",
+    ]
     assert _logged("train/parameters", "train/main_loss") == list(range(6))
     starts = json.loads((RUN / "record.json").read_text())["starts"]
     assert [(start["first_step"], start["last_step"], start["state"]) for start in starts] == [
@@ -107,7 +111,7 @@ def test_a_grown_run_is_logged_resumed_and_tested_under_the_config_of_its_beginn
     for verb in (("fit", "--resume"), ("validate",)):
         other = onn(*verb, "--config", config, "--model.trunk.intermediate_size=48")
         assert other.code == 2
-        assert "last.ckpt has 1 block of width 8 with 64 feed-forward neurons and began with" in (
+        assert "step=7.ckpt has 1 block of width 8 with 64 feed-forward neurons and began with" in (
             other.error_line
         )
         assert "the config has 1 block of width 8 with 48 feed-forward neurons" in other.error_line
