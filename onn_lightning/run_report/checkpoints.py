@@ -69,9 +69,11 @@ class Described:
 
 
 def list_checkpoints(run_folder: Path) -> list[CheckpointFile]:
-    """All checkpoints of a run, the newest last."""
+    """All checkpoints of a run, the newest last; what is a link to one of them is not listed."""
     files = []
     for path in (run_folder / CHECKPOINTS).glob("*.ckpt"):
+        if path.is_symlink() and path.resolve().parent == path.parent.resolve():
+            continue
         try:
             parts = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
             written = path.stat().st_mtime

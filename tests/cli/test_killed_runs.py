@@ -33,7 +33,7 @@ def changes(file: str, stop_at: int | None = None, saved: bool = True) -> dict[s
     }
     saves = {
         "class_path": "onn_lightning.callbacks.RunCheckpoint",
-        "init_args": {"every_n_train_steps": 1, "save_last": True},
+        "init_args": {"every_n_train_steps": 1},
     }
     report = {"class_path": "onn_lightning.callbacks.RunReport", "init_args": {"answers": 0}}
     large = {"class_path": f"{__name__}.LargeState"}
@@ -47,13 +47,14 @@ def changes(file: str, stop_at: int | None = None, saved: bool = True) -> dict[s
 
 
 def trains_on(processes: list[BaseProcess], record: Path) -> None:
-    """Come back once a run has trained another batch."""
-    before = record.stat().st_size if record.exists() else 0
+    """Come back once a run has trained three batches more: the save of the first one is complete."""
+
+    def batches() -> int:
+        return record.read_bytes().count(b"\n") if record.exists() else 0
+
+    before = batches()
     wait_until(
-        lambda: (
-            (record.exists() and record.stat().st_size > before)
-            or not all(process.is_alive() for process in processes)
-        )
+        lambda: batches() >= before + 3 or not all(process.is_alive() for process in processes), seconds=120
     )
 
 

@@ -24,7 +24,7 @@ def test_a_run_becomes_a_page_in_its_folder(onn: Onn, write_config: Write, folde
     outcome = onn("report", "runs/mine")
     assert (outcome.code, outcome.out) == (0, "runs/mine/report.html\n")
     page = (folder / "runs/mine/report.html").read_text(encoding="utf-8")
-    for said in ("finished", "4 of 4", "cli_standins.Sensor", "Waves", "last.ckpt", "Held-out results"):
+    for said in ("finished", "4 of 4", "cli_standins.Sensor", "Waves", "step=4.ckpt", "Held-out results"):
         assert said in page, said
     assert "sensor" in json.loads((folder / "runs/mine/record.json").read_text())["totals"]["tokens"]
 
