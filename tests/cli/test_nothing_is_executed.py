@@ -42,9 +42,7 @@ def change(path: Path, to: Path, **entries: Any) -> Path:
 
 def test_a_pickle_with_code_is_refused_by_every_verb(onn: Onn, run: Path, folder: Path) -> None:
     last = run / "checkpoints/last.ckpt"
-    change(last, last, hyper_parameters=Canary())
-    for old in run.glob("checkpoints/step*"):
-        change(old, old, state_dict=Canary())
+    change(last, last, hyper_parameters=Canary())  # what the link leads to
     for arguments in (
         ("generate", "--checkpoint", "runs/tiny", "--prompt", "a"),
         ("generate", "--checkpoint", str(last), "--prompt", "a"),
@@ -55,7 +53,7 @@ def test_a_pickle_with_code_is_refused_by_every_verb(onn: Onn, run: Path, folder
     ):
         outcome = onn(*arguments)
         assert outcome.code == 1, arguments
-        assert "last.ckpt: not loaded, it holds more than tensors and plain data" in outcome.error_line
+        assert ".ckpt: not loaded, it holds more than tensors and plain data" in outcome.error_line
     assert onn("report", "runs/tiny").code == 0
     assert "not loaded, it holds more than tensors" in (run / "report.html").read_text()
     with pytest.raises(CheckpointError, match="not loaded"):
