@@ -156,13 +156,14 @@ def test_a_checkpoint_that_rank_0_cannot_write_ends_both_and_the_other_names_it(
 ) -> None:
     saves = {
         "class_path": "onn_lightning.callbacks.RunCheckpoint",
-        "init_args": {"every_n_train_steps": 3, "save_last": True, "save_on_exception": True},
+        "init_args": {"every_n_train_steps": 3},
     }
     config = config_with(write_config, fault(0, what), saves)
     if what == "folder in the way":
         (folder / "runs/run").mkdir(parents=True)
         (folder / "runs/run/checkpoints").write_text("in the way")
-    assert ended(start(("fit", "--config", config, *DDP), folder, 2)) == [1, 3], printed(folder)[-3000:]
+    codes = ended(start(("fit", "--config", config, *DDP), folder, 2))
+    assert codes in ([1, 1], [1, 3]), printed(folder)[-3000:]  # told by rank 0, or noticed by the watchdog
     reason = {"full disk": "File too large", "folder in the way": "runs/run/checkpoints"}[what]
     assert reason in last_line(folder, 0)
-    assert "rank 0 failed" in last_line(folder, 1) and reason in last_line(folder, 1)
+    assert "rank 0" in last_line(folder, 1) and reason in last_line(folder, 1)

@@ -119,7 +119,7 @@ def test_what_does_not_end_within_the_grace_period_is_left_and_the_checkpoint_be
     sleeps = {"class_path": f"{__name__}.FallsAsleep", "init_args": {"where": where}}
     saves = {
         "class_path": "onn_lightning.callbacks.RunCheckpoint",
-        "init_args": {"every_n_train_steps": 1, "save_last": True},
+        "init_args": {"every_n_train_steps": 1, "in_background": False},  # nothing else is under way
     }
     given = callbacks("late", sleeps, saves, grace_period=1)
     config = write_config("late.yaml", TEN_STEPS | {"trainer.max_steps": 1000, "trainer.callbacks": given})
