@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import CheckpointIO
 
 from onn_lightning.checkpoint import folders, reading, writing
@@ -129,6 +130,19 @@ def with_durable_io(given: Any, strategy: Any) -> list[Any]:
     own = [*plugins, getattr(strategy, "_checkpoint_io", None)]
     is_brought = any(isinstance(plugin, CheckpointIO) for plugin in own)
     return plugins if is_brought else [*plugins, DurableCheckpointIO()]
+
+
+def wait_for_writes(trainer: Trainer) -> None:
+    """Return when this process writes no checkpoint: for whoever looks at the files of the run.
+
+    Args:
+        trainer: of the run.
+    Raises:
+        OSError: if the last one failed.
+    """
+    io = trainer.strategy.checkpoint_io
+    if isinstance(io, DurableCheckpointIO):
+        io.wait()
 
 
 def saves_shards(strategy: Any) -> bool:

@@ -28,7 +28,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onn_lightning.callbacks.durable_io import wait_for_writes
 from onn_lightning.callbacks.pi_monitor import PIMonitor, ReadsVitals
+from onn_lightning.callbacks.run_checkpoint import lead_to
 from onn_lightning.checkpoint import description, writing
 from onn_lightning.checkpoint.complete import CHECKPOINTS
 from onn_lightning.checkpoint.going_on import RolledBack
@@ -185,6 +187,7 @@ class LossSpikes(ReadsVitals):
 
     def _make(self, trainer: Trainer, began: int) -> tuple[str, str] | None:
         """Write the checkpoint to go on from; its file, and what was done."""
+        wait_for_writes(trainer)  # of this step, which would be the newest afterwards
         spiking = self._spiking_file(trainer)
         folder, now = spiking.parents[1], trainer.global_step
         found = newest_before(folder, began)
@@ -206,6 +209,7 @@ class LossSpikes(ReadsVitals):
         own = self.state_dict() | callbacks.get(self.state_key, {}) | told
         target = folder / f"step={step}-rolled-back-{now}.ckpt"
         writing.write(checkpoint | {"callbacks": callbacks | {self.state_key: own}}, target)
+        lead_to(trainer, target)
         put_aside(folder, step)
         rank_zero_warn(f"LossSpikes: {what} ({path} -> {target})")
         return str(target), f"LossSpikes: {what}"

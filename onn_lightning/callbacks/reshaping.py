@@ -24,12 +24,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from onn_lightning.callbacks.durable_io import saves_shards
+from onn_lightning.callbacks.durable_io import saves_shards, wait_for_writes
 from onn_lightning.callbacks.pi_monitor import PIMonitor
-from onn_lightning.callbacks.run_checkpoint import RunCheckpoint
+from onn_lightning.callbacks.run_checkpoint import lead_to
 from onn_lightning.checkpoint import description, writing
 from onn_lightning.checkpoint.complete import CHECKPOINTS
-from onn_lightning.checkpoint.pointer import point_to
 from onn_lightning.modality import Modality
 from onn_lightning.module import OmniModule
 from onn_lightning.nn import TrunkConfig
@@ -141,12 +140,9 @@ class ReshapingCallback(Checkpoint):
         after, failure, what = self._file(trainer, self.done), None, ""
         if trainer.is_global_zero:
             try:
-                run_checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, RunCheckpoint)]
-                for saving in run_checkpoints:
-                    saving.wait(trainer)  # the reshaped one is to be the newest
+                wait_for_writes(trainer)  # the reshaped one is to be the newest
                 what = self._write(before, after, list(pl_module.modalities.values()))
-                if run_checkpoints:
-                    point_to(after)
+                lead_to(trainer, after)
                 if not self.keeps_previous:
                     self._file(trainer, f"before-{self.done}").unlink(missing_ok=True)
             except Exception as error:  # the others must not wait for what will never come

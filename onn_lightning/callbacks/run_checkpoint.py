@@ -30,7 +30,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from datamodules.prepared.durable import PARTIAL_SUFFIX
-from onn_lightning.callbacks.durable_io import DurableCheckpointIO, saves_shards
+from onn_lightning.callbacks.durable_io import DurableCheckpointIO, saves_shards, wait_for_writes
 from onn_lightning.checkpoint import folders
 from onn_lightning.checkpoint.complete import is_complete, step_in_name
 from onn_lightning.checkpoint.pointer import LAST, point_to
@@ -166,7 +166,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Wait for what is under way; save if this step is not saved yet."""
         try:
-            self.wait(trainer)
+            wait_for_writes(trainer)
         except OSError as error:
             _log.warning("%s", error)
             if trainer.world_size == 1:  # the other ranks do not know of it
@@ -174,16 +174,6 @@ class RunCheckpoint(ModelCheckpoint):
         if self._should_save_on_exception(trainer):
             self._save(trainer, in_background=False)
             _log.info("stopped by %s, saved as %s", type(exception).__name__, self.last_model_path)
-
-    def wait(self, trainer: Trainer) -> None:
-        """Return when no write is under way in this process.
-
-        Raises:
-            OSError: if it failed.
-        """
-        io = trainer.strategy.checkpoint_io
-        if isinstance(io, DurableCheckpointIO):
-            io.wait()
 
     # ---- Lightning's rhythms end here ----------------------------------------------------------------
 
@@ -240,7 +230,7 @@ class RunCheckpoint(ModelCheckpoint):
         """All ranks raise what the last write of rank 0 failed with."""
         failure: Exception | None = None
         try:
-            self.wait(trainer)
+            wait_for_writes(trainer)
         except Exception as error:
             failure = error
         if message := trainer.strategy.broadcast("" if failure is None else str(failure)):
@@ -273,3 +263,14 @@ class RunCheckpoint(ModelCheckpoint):
         """Go on from a state."""
         self._saved = [Saved(**one) for one in state_dict["saved"]]
         self._seconds_before = state_dict["seconds"]
+
+
+def lead_to(trainer: Trainer, checkpoint: Path) -> None:
+    """Let `last.ckpt` lead to a checkpoint that another callback wrote, in runs that have such a link.
+
+    Args:
+        trainer: of the run.
+        checkpoint: complete, in the folder of the others; nothing else is being written.
+    """
+    if any(isinstance(callback, RunCheckpoint) for callback in trainer.checkpoint_callbacks):
+        point_to(checkpoint)
