@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from monitored import PARTS, make_module, moving, watch
 
-from onn_lightning.callbacks import GradientCheckpointing
+from onn_lightning.callbacks import CompileBlocks, GradientCheckpointing
 
 
 @pytest.mark.parametrize("mode", ["block", "selective"])
@@ -26,3 +27,9 @@ def test_a_checkpointed_run_has_the_same_names_weights_and_figures(mode: str, tm
         torch.testing.assert_close(others[name], value, rtol=1e-5, atol=1e-6)
     for figures, others in zip(expected.logged, found.logged, strict=True):
         assert others == pytest.approx(figures, rel=1e-5, abs=1e-7)
+
+
+def test_compiled_blocks_are_refused(tmp_path: Path) -> None:
+    callbacks = [GradientCheckpointing("block"), CompileBlocks(backend="eager")]
+    with pytest.raises(MisconfigurationException, match="CompileBlocks do not go together"):
+        watch(PARTS, tmp_path, callbacks=callbacks)

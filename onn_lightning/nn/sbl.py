@@ -86,13 +86,13 @@ class _SparseBayesianFunction(torch.autograd.Function):
         scores, values = pre.chunk(2, dim=-1)
         activation = packed = None
         if fired is None:
-            decisions = torch.gt(scores, 0)
-            activation = decisions.mean(dim=0, dtype=surprise.dtype)
+            y = F.relu(scores).mul_(values)
+            decisions = torch.gt(scores, 0).to(torch.uint8)
+            activation = decisions.sum(dim=0, dtype=torch.int32).to(surprise.dtype) / len(x)
             packed = pack_bits(decisions) if pack_fired else None
         else:  # a score is above 0 where its neuron fired and 0 elsewhere: all that follows asks for no more
             smallest = torch.finfo(scores.dtype).tiny
-            scores.clamp_(min=smallest).mul_(unpack_bits(fired, len(x)))
-        y = F.relu(scores).mul_(values)
+            y = scores.clamp_(min=smallest).mul_(unpack_bits(fired, len(x))) * values
         ctx.save_for_backward(x, weight, pre)
         ctx.gather_surprise, ctx.sum_squares = gather_surprise, sum_squares
         ctx.mark_non_differentiable(*(made for made in (activation, packed) if made is not None))

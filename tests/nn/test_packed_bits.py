@@ -14,7 +14,8 @@ from onn_lightning.nn.packed_bits import pack_bits, unpack_bits
 def test_any_decisions_come_back_out_of_an_eighth_of_their_bytes(
     tokens: int, neurons: int, seed: int
 ) -> None:
-    decisions = torch.rand(tokens, neurons, generator=torch.Generator().manual_seed(seed)) > 0.5
+    generator = torch.Generator().manual_seed(seed)
+    decisions = torch.randint(2, (tokens, neurons), dtype=torch.uint8, generator=generator)
     packed = pack_bits(decisions)
     assert packed.shape == (-(-tokens // 8), neurons) and packed.dtype == torch.uint8
     assert torch.equal(unpack_bits(packed, tokens), decisions)

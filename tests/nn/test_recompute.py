@@ -166,17 +166,3 @@ def test_under_bfloat16_autocast_keys_are_formed_in_float32_and_rounded_once() -
     assert not torch.equal(in_bfloat16, keys)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x), expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-def test_blocks_compiled_one_by_one_can_be_checkpointed(mode: Checkpointing) -> None:
-    case = make_case(CONFIGS["normalised"])
-    surprise = case.backward()
-    expected = gradients(case.trunk)
-    case.trunk.zero_grad()
-    case.trunk.checkpointing = mode
-    for block in case.trunk.blocks:
-        block.compile(backend="aot_eager")
-    assert relative_error(case.backward(), surprise) < 1e-12
-    assert_same_gradients(case.trunk, expected, 1e-12)
