@@ -1,4 +1,4 @@
-"""Growth in mid-run with sharded weights (FSDP2): two real processes, one full checkpoint."""
+"""Growth in mid-run with sharded weights (FSDP2): two real processes, sharded checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def grow(rank: int, folder: str) -> None:
 
         return fit_growing(once)
 
-    sharded = run("sharded", lambda: FSDP2Strategy(PROCESSES, save_distributed_checkpoint=False))
+    sharded = run("sharded", lambda: FSDP2Strategy(PROCESSES))
     first = module_of(sharded).trunk.get_parameter("blocks.0.moie.up.mu_weight")
     assert isinstance(first, DTensor) and first.shape == (64, 16)
     assert first.to_local().shape == (64 // PROCESSES, 16)

@@ -9,7 +9,8 @@ Notable:
 - A kill leaves the checkpoint with the due reshaping, which is then done as the run is resumed from it, or
   the complete reshaped one. The run goes on as if nobody had killed it.
 - Rank 0 makes the reshaped checkpoint from the file; all ranks wait for it and stop together.
-- It is one file even where the weights are sharded (FSDP2): the strategy must save full checkpoints.
+- The reshaped one is one file even where the run's own are sharded: rank 0 puts the whole together in CPU
+  memory. `ShardedStrategy` loads it sharded again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from onn_lightning.callbacks.durable_io import saves_shards, wait_for_writes
 from onn_lightning.callbacks.pi_monitor import PIMonitor
 from onn_lightning.callbacks.run_checkpoint import lead_to
-from onn_lightning.checkpoint import description, writing
+from onn_lightning.checkpoint import description, folders, writing
 from onn_lightning.checkpoint.complete import CHECKPOINTS
+from onn_lightning.distributed import ShardedStrategy
 from onn_lightning.modality import Modality
 from onn_lightning.module import OmniModule
 from onn_lightning.nn import TrunkConfig
@@ -88,16 +90,17 @@ class ReshapingCallback(Checkpoint):
         """Refuse what cannot work before hours have gone into it.
 
         Raises:
-            MisconfigurationException: without a monitor, or with a strategy that saves sharded checkpoints.
+            MisconfigurationException: without a monitor, or with a strategy whose checkpoints are not ours.
         """
         if stage != "fit":
             return
         PIMonitor.require_before(trainer, self)
-        if saves_shards(trainer.strategy):
+        strategy = trainer.strategy
+        if saves_shards(strategy) and not isinstance(strategy, ShardedStrategy):
             raise MisconfigurationException(
-                f"{type(self).__name__} reshapes checkpoints that are one file, "
-                f"{type(trainer.strategy).__name__} saves sharded ones: give ModelParallelStrategy "
-                "save_distributed_checkpoint=False (FSDPStrategy: state_dict_type='full')"
+                f"{type(self).__name__} reshapes checkpoints of one file or of FSDP2Strategy, and not what "
+                f"{type(strategy).__name__} saves: take onn_lightning.distributed.FSDP2Strategy "
+                "(FSDPStrategy: state_dict_type='full')"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -144,7 +147,7 @@ class ReshapingCallback(Checkpoint):
                 what = self._write(before, after, list(pl_module.modalities.values()))
                 lead_to(trainer, after)
                 if not self.keeps_previous:
-                    self._file(trainer, f"before-{self.done}").unlink(missing_ok=True)
+                    folders.remove(self._file(trainer, f"before-{self.done}"))
             except Exception as error:  # the others must not wait for what will never come
                 failure = error
         if error_text := trainer.strategy.broadcast(str(failure or "")):
@@ -155,7 +158,7 @@ class ReshapingCallback(Checkpoint):
         raise NetworkReshaped(after, trainer.strategy.broadcast(what))
 
     def _write(self, before: Path, after: Path, modalities: list[Modality]) -> str:
-        checkpoint = description.read(before, mmap=True)
+        checkpoint = description.read(before, mmap=before.is_file())
         old, _ = description.restore(checkpoint, before, modalities)
         known = len(description.history(checkpoint))
         trunk = old

@@ -32,8 +32,7 @@ class FSDP2Strategy(ShardedStrategy):
             the backward pass; False: less traffic, more memory.
         gather_dtype: type in which a block's weights are gathered. "bfloat16" halves the traffic, needs
             `precision: bf16-mixed`, and rounds means and uncertainties before keys are made of them.
-        save_distributed_checkpoint: every rank writes its shards into a folder; False: one file, which growth
-            and pruning in mid-run need.
+        save_distributed_checkpoint: every rank writes its shards into a folder; False: one file.
         process_group_backend: None: nccl on GPUs, gloo on CPUs.
         timeout_minutes: how long a rank waits for the others before it gives up.
     Raises:
