@@ -24,6 +24,7 @@ from onn_lightning.regulation import LossSigmoidWeight
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "AdamW": lambda groups: torch.optim.AdamW(groups, lr=0.01),
+    "fused": lambda groups: torch.optim.AdamW(groups, lr=0.01, fused=True),
     "momentum": lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9),
     "NeuronAdamW": lambda groups: NeuronAdamW(groups, lr=0.01),
     "MuonAdamW": lambda groups: MuonAdamW(groups, lr=0.01),
@@ -196,6 +197,62 @@ def test_counts_go_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert resumed.total == 2
     # what goes on from the stop has its full number of attempts again
     assert resumed.state_dict() == {"total": 2, "in_a_row": 0}
+
+
+# ---- where the host does not wait ----------------------------------------------------------------
+
+
+class SkipOnDevice(SkipBrokenSteps):
+    """As on an accelerator, where the optimizer skips by itself and the host reads at the logging rhythm."""
+
+    @staticmethod
+    def skips_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+        return SkipBrokenSteps.skips_on_device(optimizer, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", ["NeuronAdamW", "MuonAdamW", "fused"])
+def test_a_step_skipped_on_the_device_keeps_every_bit_and_is_told_at_the_logging(
+    optimizer: str, broken: str, tmp_path: Path
+) -> None:
+    snapshots, skip = Snapshots(), SkipOnDevice()
+    batches, hurt = list(PARTS), [snapshots]
+    if broken == "loss":
+        batches[1] = nan_in_loss(batches[1])
+    else:
+        hurt = [BreakGradient(1), snapshots]
+    with pytest.warns(UserWarning, match=r"optimizer step 2 is skipped"):
+        run(
+            batches,
+            tmp_path,
+            *hurt,
+            skip=skip,
+            optimizer=optimizer,
+            log_every_n_steps=4,
+            gradient_clip_val=1.0,
+        )
+    first, second, third, _ = snapshots.taken
+    assert_same_bits(second, first)
+    assert moved(second[0], third[0])
+    assert all(value.isfinite().all() for value in third[0].values())
+    assert skip.total == 1
+
+
+def test_an_optimizer_that_cannot_skip_is_skipped_by_the_host(tmp_path: Path) -> None:
+    skip, snapshots = SkipOnDevice(), Snapshots()
+    run(PARTS, tmp_path, BreakGradient(1), snapshots, skip=skip, optimizer="momentum", log_every_n_steps=4)
+    assert_same_bits(snapshots.taken[1], snapshots.taken[0])
+    assert skip.total == 1
+
+
+def test_steps_skipped_on_the_device_stop_the_run_at_the_logging(tmp_path: Path) -> None:
+    snapshots = Snapshots()
+    batches = [PARTS[0], *[nan_in_loss(batch) for batch in PARTS], *PARTS]
+    module = make_module(optimizer=OPTIMIZERS["NeuronAdamW"])
+    with pytest.raises(RuntimeError, match=r"3 steps in a row.*optimizer step 4.*the loss of patch"):
+        watch(batches, tmp_path, module, callbacks=[SkipOnDevice(3), snapshots], log_every_n_steps=5)
+    assert len(snapshots.taken) == 4
+    assert_same_bits(dict(module.named_parameters()), snapshots.taken[0][0])
 
 
 # ---- under a loss scaler -------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 The meta device computes shapes and nothing else. `.item()`, a copy to the host, a branch on a tensor's value,
 a shape that depends on one: each raises there, and makes the host wait for all that a real device has queued.
-Left out are `SkipBrokenSteps`, which reads one number a step by design, and `Dashboard`, which copies at a
-rhythm of its own, without waiting.
+Left out is `Dashboard`, which copies at a rhythm of its own, without waiting.
 """
 
 from __future__ import annotations
@@ -24,10 +23,12 @@ from onn_lightning import Batch
 from onn_lightning.callbacks import (
     GrowOnPlateau,
     LossReweighting,
+    LossSpikes,
     NeuronProtection,
     PIMonitor,
     Plasticity,
     RunRecord,
+    SkipBrokenSteps,
     Throughput,
 )
 from onn_lightning.optim import MuonAdamW, NeuronAdamW, default_optimizer, row_formulas
@@ -131,6 +132,8 @@ def test_no_step_reads_from_the_device(
         enable_model_summary=False,
         callbacks=[
             PIMonitor(),
+            SkipBrokenSteps(),
+            LossSpikes(),
             *(kind(**given.get(kind, {})) for kind in regulators),
             GrowOnPlateau(),
             Throughput(),

@@ -4,12 +4,14 @@ Notable:
 - Decided once all micro-batches are in and before the optimizer moves, by one scalar over all ranks: they
   skip together, whichever of them had the NaN. A sharded gradient (DTensor) is looked at where it lies.
 - A gradient is finite where its norm is: one whose squares overflow would break AdamW and clipping as well.
-- A broken step's gradients are taken away: torch's optimizers and ours pass over parameters without one, so
-  weights, momentum and counts of steps keep every bit. The schedule and the data go on.
+- A broken step's gradients are taken away, or the optimizer is told to skip it: weights, momentum and counts
+  of steps keep every bit. The schedule and the data go on.
 - Regulators see the vitals of the step and keep what they had where those are not finite (the gate loss rests
   in the step after). Where only the gradient of some weight is broken, the vitals are whole, and count.
-- The host reads one scalar a step. On CUDA it waits there for the backward pass, so that the optimizer's
-  kernels cannot be queued ahead of it.
+- On accelerators the host never waits for it: our optimizers and torch's fused ones are handed the flag and
+  skip by themselves (torch's own protocol for loss scalers, `found_inf`). Steps are then told of, counted and
+  stopped for at the logging rhythm, a broken gradient without its name; those not read yet when a checkpoint
+  is saved are not in its counts. For other optimizers, and on the CPU, the host reads one scalar a step.
 - Under a loss scaler overflowing gradients are its business: it skips such steps by itself and lowers the
   scale. They are not counted here; a loss that is not finite is, since no scale mends it.
 """
@@ -28,6 +30,7 @@ from torch.optim import Optimizer
 from onn_lightning.callbacks.pi_monitor import PIMonitor, ReadsVitals
 from onn_lightning.module import OmniModule
 from onn_lightning.optim.clipping import gradient_norm, local_norms
+from onn_lightning.optim.firing import FiringRows
 
 
 class SkipBrokenSteps(ReadsVitals):
@@ -51,6 +54,7 @@ class SkipBrokenSteps(ReadsVitals):
         self.max_consecutive = max_consecutive
         self._total = self._in_a_row = 0
         self._whole_losses: Tensor | None = None  # bool [H], of this rank's micro-batches
+        self._unread: list[tuple[int, Tensor]] = []  # step, and [1 + H] on the device: broken, which losses
 
     @property
     def total(self) -> int:
@@ -59,7 +63,7 @@ class SkipBrokenSteps(ReadsVitals):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget a step that was interrupted."""
-        self._whole_losses = None
+        self._whole_losses, self._unread = None, []
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember which losses of a micro-batch were whole: the vitals know only those of all ranks."""
@@ -89,23 +93,46 @@ class SkipBrokenSteps(ReadsVitals):
         else:
             norm = pl_module.gradient_norm = gradient_norm(parameters)
             whole = pl_module.vitals.finite & norm.isfinite()
-        if _on_all_ranks(whole):
+        broken, step = _on_any_rank(~whole), trainer.global_step + 1
+        if not scaled and self.skips_on_device(optimizer, parameters[0].device):
+            optimizer.found_inf = broken  # type: ignore[attr-defined]
+            self._unread.append((step, torch.cat([broken.view(1), (~whole_losses).to(broken)])))
+            if PIMonitor.logs_now(trainer):
+                self._read(list(pl_module.heads))
+        elif not broken.item():
             self._in_a_row = 0
         else:
-            self._total += 1
-            self._in_a_row += 1
-            losses = _broken_losses(pl_module, whole_losses)
+            losses = _named(list(pl_module.heads), (~whole_losses).tolist())
             what = _over_ranks(losses, _broken_gradient(pl_module, parameters))
             if not scaled:  # a scaler has to find the gradients that it skips the step for
                 for parameter in parameters:
                     parameter.grad = None
-            self._tell(trainer.global_step + 1, what)
+            self._count(step, what)
         if PIMonitor.logs_now(trainer):
             pl_module.log("train/skipped_steps", float(self._total))
             if pl_module.gradient_norm is not None:
                 pl_module.log("train/grad_norm", pl_module.gradient_norm)
 
-    def _tell(self, step: int, what: str) -> None:
+    @staticmethod
+    def skips_on_device(optimizer: Optimizer, device: torch.device) -> bool:
+        """Whether the optimizer itself can skip a step, so that the host need not know of it at once."""
+        can = isinstance(optimizer, FiringRows) or getattr(optimizer, "_step_supports_amp_scaling", False)
+        return can and device.type != "cpu"
+
+    def _read(self, names: list[str]) -> None:
+        """Tell of the steps since the last time; the one place where the host waits for their device."""
+        steps = [step for step, _ in self._unread]
+        rows = torch.stack([row for _, row in self._unread]).tolist()
+        self._unread = []
+        for step, (broken, *losses) in zip(steps, rows, strict=True):
+            if broken:
+                self._count(step, _over_ranks(_named(names, losses), ""))
+            else:
+                self._in_a_row = 0
+
+    def _count(self, step: int, what: str) -> None:
+        self._total += 1
+        self._in_a_row += 1
         if self._in_a_row < self.max_consecutive:
             rank_zero_warn(
                 f"SkipBrokenSteps: optimizer step {step:,} is skipped, {what} is not finite "
@@ -135,19 +162,17 @@ class SkipBrokenSteps(ReadsVitals):
 # ---- what is broken --------------------------------------------------------------------------------
 
 
-def _on_all_ranks(whole: Tensor) -> bool:
-    """Whether all ranks say so; the one place where the host waits for the device."""
-    broken = (~whole).to(torch.int32)
+def _on_any_rank(broken: Tensor) -> Tensor:
+    """1 where any rank says so, else 0; scalar float32."""
+    anywhere = broken.to(torch.float32)
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(broken, dist.ReduceOp.MAX)
-    return not broken.item()
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+    return anywhere
 
 
-def _broken_losses(module: OmniModule, whole_losses: Tensor) -> str:
-    """Names of the modalities whose loss was broken on this rank."""
-    return ", ".join(
-        name for name, whole in zip(module.heads, whole_losses.tolist(), strict=True) if not whole
-    )
+def _named(names: list[str], broken: list[bool]) -> str:
+    """The modalities whose loss was broken on this rank."""
+    return ", ".join(name for name, is_broken in zip(names, broken, strict=True) if is_broken)
 
 
 def _broken_gradient(module: OmniModule, parameters: list[nn.Parameter]) -> str:
@@ -173,4 +198,4 @@ def _over_ranks(losses: str, gradient: str) -> str:
             return ", ".join(
                 f"{kind} {name} on rank {rank}" if several else f"{kind} {name}" for rank, name in named
             )
-    return "the sum of losses, entropies and surprise"
+    return "a gradient, or the sum of losses, entropies and surprise,"

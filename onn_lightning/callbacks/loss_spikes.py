@@ -211,6 +211,7 @@ class LossSpikes(ReadsVitals):
         writing.write(checkpoint | {"callbacks": callbacks | {self.state_key: own}}, target)
         lead_to(trainer, target)
         put_aside(folder, step)
+        spiking.unlink()  # as large as any other, and of no use but for its place in the data
         rank_zero_warn(f"LossSpikes: {what} ({path} -> {target})")
         return str(target), f"LossSpikes: {what}"
 

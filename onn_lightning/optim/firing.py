@@ -34,6 +34,11 @@ class FiringRows(torch.optim.Optimizer):
     """What the optimizers that leave rows alone share: masks of the coming step, and saved states."""
 
     _firing: Mapping[nn.Parameter, Tensor] = MappingProxyType({})
+    found_inf: Tensor | None = None
+    """Scalar float on the parameters' device; where it is 1, the next step moves nothing and counts no step.
+
+    By this name torch's own fused steps are told, too.
+    """
 
     def set_firing(self, firing: Mapping[nn.Parameter, Tensor]) -> None:
         """Say which rows the next `step` moves; the rows that are False keep every bit.
@@ -66,6 +71,11 @@ class FiringRows(torch.optim.Optimizer):
         """The masks of this step, which no later step shall see."""
         firing, self._firing = self._firing, FiringRows._firing
         return LocalMasks(firing)
+
+    def _take_found_inf(self) -> Tensor | None:
+        """The flag of this step, which no later step shall see."""
+        found_inf, self.found_inf = self.found_inf, None
+        return found_inf
 
 
 def evaluated(closure: Callable[[], Any] | None) -> Any:

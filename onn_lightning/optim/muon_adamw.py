@@ -79,6 +79,8 @@ class MuonAdamW(FiringRows):
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One step of both parts."""
         loss = evaluated(closure)
+        found_inf = self._take_found_inf()
         for part in self._parts:
+            part.found_inf = found_inf
             part.step()
         return loss

@@ -71,7 +71,7 @@ class NeuronAdamW(FiringRows, torch.optim.AdamW):
             closure: reevaluates the model and returns the loss.
         """
         loss = evaluated(closure)
-        masks = self._take_firing()
+        masks, found_inf = self._take_firing(), self._take_found_inf()
         loops: dict[torch.dtype, AdamWRows] = {}
         for group in self.param_groups:
             whole: list[_Slot] = []
@@ -85,8 +85,8 @@ class NeuronAdamW(FiringRows, torch.optim.AdamW):
                     whole.append(slot)
                 else:
                     chosen.append((slot, mask))
-            _move_whole(whole, group)
-            _move_rows(chosen, masks, group, loops)
+            _move_whole(whole, group, found_inf)
+            _move_rows(chosen, masks, group, loops, found_inf)
         for loop in loops.values():
             loop.run()
         return loss
@@ -102,7 +102,7 @@ class NeuronAdamW(FiringRows, torch.optim.AdamW):
         return _Slot(*map(local_part, slot)) if isinstance(parameter, DTensor) else slot
 
 
-def _move_whole(slots: list[_Slot], group: Mapping[str, Any]) -> None:
+def _move_whole(slots: list[_Slot], group: Mapping[str, Any], found_inf: Tensor | None) -> None:
     if not slots:
         return
     params, grads, exp_avgs, exp_avg_sqs, steps = _lists(slots)
@@ -115,6 +115,7 @@ def _move_whole(slots: list[_Slot], group: Mapping[str, Any]) -> None:
         [],
         steps,
         fused=True,
+        found_inf=found_inf,
         amsgrad=False,
         beta1=beta1,
         beta2=beta2,
@@ -130,14 +131,21 @@ def _move_rows(
     masks: LocalMasks,
     group: Mapping[str, Any],
     loops: dict[torch.dtype, AdamWRows],
+    found_inf: Tensor | None,
 ) -> None:
     if not chosen:
         return
-    torch._foreach_add_([slot.step for slot, _ in chosen], 1)
+    moves = None if found_inf is None else found_inf == 0
+    steps = [slot.step for slot, _ in chosen]
+    torch._foreach_add_(steps, 1)
+    if found_inf is not None:
+        torch._foreach_sub_(steps, [found_inf] * len(steps))  # a lone tensor would be read by the host
     left: list[tuple[_Slot, Tensor]] = []
     for slot, mask in chosen:
         if not fits(*slot[:4]):
-            left.append((slot, mask))
+            left.append((slot, mask if moves is None else mask & moves))
+            continue
+        if moves is not None and not moves:
             continue
         loops.setdefault(slot.param.dtype, AdamWRows()).add(
             masks.numbers(mask),

@@ -51,14 +51,17 @@ class NeuronMuon(FiringRows, torch.optim.Muon):
             closure: reevaluates the model and returns the loss.
         """
         loss = evaluated(closure)
-        masks = self._take_firing()
+        masks, found_inf = self._take_firing(), self._take_found_inf()
+        moves = None if found_inf is None else found_inf == 0
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, group, masks)
+                    self._move(parameter, group, masks, moves)
         return loss
 
-    def _move(self, parameter: nn.Parameter, group: dict[str, Any], masks: LocalMasks) -> None:
+    def _move(
+        self, parameter: nn.Parameter, group: dict[str, Any], masks: LocalMasks, moves: Tensor | None
+    ) -> None:
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum_buffer" not in state:
@@ -68,13 +71,17 @@ class NeuronMuon(FiringRows, torch.optim.Muon):
         mask, momentum = masks.part(parameter), group["momentum"]
         sharded = parameter if isinstance(parameter, DTensor) else None
         if mask is not None and sharded is None and fits(param, grad, buffer):
-            _move_rows(masks.numbers(mask), param, grad, buffer, group)
+            if moves is None or moves:
+                _move_rows(masks.numbers(mask), param, grad, buffer, group)
             return
         count: int | Tensor = len(parameter)
         if mask is None:
-            buffer.lerp_(grad, 1 - momentum)
-            update = grad.lerp(buffer, momentum)
+            moved = buffer if moves is None else buffer.clone()
+            update = grad.lerp(moved.lerp_(grad, 1 - momentum), momentum)
+            if moves is not None:
+                buffer.copy_(torch.where(moves, moved, buffer))
         else:
+            mask = mask if moves is None else mask & moves
             update = row_formulas.momentum(buffer, grad, mask, momentum)
             count = _firing_count(masks.whole(parameter), param.device)
         if sharded is None:
@@ -85,10 +92,14 @@ class NeuronMuon(FiringRows, torch.optim.Muon):
         decay, step_size = 1 - lr * group["weight_decay"], -lr * _size(count, parameter.shape[1])
         if mask is not None:
             row_formulas.choose_rows(param, param * decay + update.to(param.dtype) * step_size, mask)
-        elif isinstance(step_size, Tensor):
-            param.mul_(decay).addcmul_(update.to(param.dtype), step_size)
+            return
+        moved = param if moves is None else param.clone()
+        if isinstance(step_size, Tensor):
+            moved.mul_(decay).addcmul_(update.to(param.dtype), step_size)
         else:
-            param.mul_(decay).add_(update, alpha=step_size)
+            moved.mul_(decay).add_(update, alpha=step_size)
+        if moves is not None:
+            param.copy_(torch.where(moves, moved, param))
 
 
 def _move_rows(rows: Any, param: Tensor, grad: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
