@@ -12,6 +12,7 @@ Notable:
   of S and of the activation are waited for only where they are used.
 - Attention computes H / R heads a rank, with the keys and values (and the cache) of those alone.
 - Everything else - norms, embedders, heads, losses - is computed by every rank alike, from the same batch.
+  So is what a layer keeps of its input for backward: shared out are its scores and values alone.
 
 What a block moves for each token, in numbers, each times (R - 1) / R, with as many key heads as heads and F
 neurons in the MoIE (8/3 D): forward 6 D + F are gathered; backward 3 D are gathered and 3 D + F summed, which
@@ -44,11 +45,10 @@ def parallelize_block(block: nn.Module, mesh: DeviceMesh) -> None:
         block: a `Block` that holds the same values on all ranks; `require_divisible` has seen its trunk.
         mesh: one-dimensional, of the ranks that share the trunk.
     """
+    # classes are exchanged, as fully_shard does: whoever holds a layer goes on holding it
     for module in block.modules():
         if isinstance(module, SparseBayesianLinear):
-            module.__class__ = (
-                NeuronParallelSBL  # as fully_shard does: whoever holds the layer goes on holding it
-            )
+            module.__class__ = NeuronParallelSBL
             assert isinstance(module, NeuronParallelSBL)
             module.shard(mesh)
         elif isinstance(module, DynSIHA):
