@@ -37,6 +37,7 @@ from onn_lightning.distributed import DataParallel, parallelize
 from onn_lightning.distributed.data_parallel import to_device
 from onn_lightning.distributed.layout import data_parallel_of, mesh_of, sharding_of
 from onn_lightning.distributed.materialize import Draws, is_on_meta
+from onn_lightning.distributed.parallelize import free_gathered
 from onn_lightning.distributed.whole_kl import whole_kl
 from onn_lightning.held_out import BitsPerByte, HeldOutMetrics
 from onn_lightning.modality import HeadOutput, Modality
@@ -255,6 +256,10 @@ class OmniModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accumulate the held-out figures of the batch's source."""
         self._held_out_step("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """What looks at weights after validation sees them as training does."""
+        free_gathered(self)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accumulate the held-out figures of the batch's source."""

@@ -115,6 +115,19 @@ def parallelize(
         _shard(parts, _all_ranks(mesh), False, MixedPrecisionPolicy(cast_forward_inputs=False))
 
 
+def free_gathered(module: nn.Module) -> None:
+    """Leave nothing but shards, as a backward pass does; a forward pass without one leaves whole weights.
+
+    Whoever then took hold of a parameter would hold memory that is freed later.
+
+    Args:
+        module: sharded or not.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def _tensor_parallel(mesh: DeviceMesh) -> DeviceMesh | None:
     """Its dimension of that name, where more than one rank is in it."""
     if "tensor_parallel" not in (mesh.mesh_dim_names or ()):

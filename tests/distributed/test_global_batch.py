@@ -10,10 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from monitored import batch_of, make_module, watch
+from monitored import RankPart, batch_of, make_module, watch
 from ranks import run_ranks
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
 
 from onn_lightning import Batch, OmniModule
 from onn_lightning.callbacks import GradientCheckpointing
@@ -80,7 +81,10 @@ def train_on_two_ranks(rank: int, folder: str) -> None:
     ways: dict[str, dict[str, Any]] = {
         "ddp": {"strategy": DDPStrategy()},
         "fsdp2": {"strategy": FSDP2Strategy(2)},
-        "fsdp2 whole": {"strategy": FSDP2Strategy(2, reshard_after_forward=False)},
+        "fsdp2 whole": {
+            "strategy": FSDP2Strategy(2, reshard_after_forward=False),
+            "validation": DataLoader(RankPart(PARTS), batch_size=None),  # before training, as after it
+        },
         "recomputed": {"strategy": FSDP2Strategy(2), "also": [GradientCheckpointing()]},
         "tensor": {"strategy": FSDP2Strategy(1, 2)},
         "per rank": {"strategy": DDPStrategy(), "surprise": "per_rank"},
