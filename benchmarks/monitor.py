@@ -76,7 +76,8 @@ def make_batch(modality: TextModality, rows: int, length: int) -> Batch:
     text = SENTENCE * (length // len(SENTENCE) + 1)
     segments = encode_document([("text", text)], {"text": modality})
     pieces = [[split_document(segments, length)[0]] for _ in range(rows)]
-    return Collator({"text": prototype_of(segments[0])}, ["text"], length, rows)(pieces)
+    prototype = prototype_of(segments[1])  # the first one is the opening symbol, which has no targets
+    return Collator({"text": prototype}, ["text"], length, rows)(pieces)
 
 
 def run(
