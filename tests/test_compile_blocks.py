@@ -16,7 +16,7 @@ from ranks import run_ranks
 from torch.utils.data import DataLoader
 
 from onn_lightning import OmniModule
-from onn_lightning.callbacks import CompileBlocks, GradientCheckpointing, LossReweighting
+from onn_lightning.callbacks import CompileBlocks, LossReweighting
 from onn_lightning.distributed import FSDP2Strategy
 from onn_lightning.generation.session import Session
 from onn_lightning.nn import TrunkConfig
@@ -74,23 +74,6 @@ def test_blocks_of_one_shape_share_a_graph_and_no_changing_weight_makes_another(
         segment = MODALITIES[0].encode(text)
         assert torch.equal(session.read([segment]), expected.read([segment]))
     assert graphs() == 2
-
-
-def test_recomputed_blocks_are_compiled_and_fire_the_same_neurons(tmp_path: Path) -> None:
-    trunk = TrunkConfig(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24)
-    figures = []
-    for callbacks in ([], [TRACED, GradientCheckpointing("block")]):
-        torch.manual_seed(0)
-        module = OmniModule(trunk, MODALITIES, optimizer=moving, w_gate=0.1)
-        figures.append(watch(PARTS, tmp_path, module, callbacks=callbacks)[0].vitals)
-    assert graphs() == 2  # the first pass, which hands out who fires; the second, which is told
-    for plain, compiled in zip(*figures, strict=True):
-        assert_same_figures(compiled, plain)
-
-
-def test_selective_checkpointing_of_compiled_blocks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="mode 'none', or 'block'"):
-        watch(PARTS, tmp_path, callbacks=[TRACED, GradientCheckpointing("selective")])
 
 
 def test_what_cannot_compile_is_told_at_setup_in_one_line(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ Notable:
   order that FSDP2 asks for. A network that was reshaped in mid-run is built and compiled anew.
 - Whether this machine can compile at all is tried on something small first: a missing C++ compiler is told
   then, in one line, not in the middle of the first step.
-- `GradientCheckpointing("block")` goes with it: decisions taken outside of what is recomputed enter a second
-  graph. "selective" does not: it picks out operations, of which a compiled block has none left.
+- `GradientCheckpointing` does not go with it, and says why: a compiled block chooses itself which results it
+  keeps for backward and which it computes once more.
 - Answers are generated uncompiled (`generation/session.py`): there the shapes change with every token.
 """
 
@@ -58,20 +58,6 @@ class CompileBlocks(Callback):
         torch._dynamo.config.optimize_ddp = False
         for block in pl_module.trunk.blocks:
             block.compile(mode=self.mode, backend=self.backend)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what would silently compute everything, decisions too, once more.
-
-        Raises:
-            MisconfigurationException: with selective gradient checkpointing.
-        """
-        assert isinstance(pl_module, OmniModule)
-        if pl_module.trunk.checkpointing == "selective":
-            raise MisconfigurationException(
-                "CompileBlocks does not go with GradientCheckpointing(mode='selective'): a compiled block "
-                "chooses itself which results it keeps for backward. Take mode 'none', or 'block' where "
-                "memory is scarce"
-            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave torch's settings as they were."""
