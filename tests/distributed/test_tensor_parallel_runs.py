@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules.loader import TrainLoader
 from onn_lightning import Batch
-from onn_lightning.callbacks import NeuronProtection, PIMonitor, SkipBrokenSteps
+from onn_lightning.callbacks import NeuronProtection, PIMonitor, RunRecord, SkipBrokenSteps
 from onn_lightning.callbacks.durable_io import DurableCheckpointIO
 from onn_lightning.distributed import FSDP2Strategy
 from onn_lightning.optim import NeuronAdamW
@@ -85,16 +85,21 @@ def test_ranks_that_share_neurons_train_as_one_and_one_goes_on_alone(tmp_path: P
 
 def read_data(rank: int, folder: str) -> None:
     """Four steps on 2 x 2 ranks, of which neighbours share neurons; leave what was read and up to where."""
-    trainer = fit(Path(folder), None, None, max_steps=4, strategy=FSDP2Strategy(2, 2), devices=RANKS)
+    record = RunRecord()
+    trainer = fit(Path(folder), None, None, [record], 4, strategy=FSDP2Strategy(2, 2), devices=RANKS)
     (witness,) = (callback for callback in trainer.callbacks if isinstance(callback, BatchWitness))
     assert isinstance(trainer.train_dataloader, TrainLoader)
-    torch.save((witness.batches, trainer.train_dataloader.state_dict()), Path(folder, f"{rank}.pt"))
+    left = (witness.batches, trainer.train_dataloader.state_dict(), record.state_dict()["tokens"]["text"])
+    torch.save(left, Path(folder, f"{rank}.pt"))
 
 
 @pytest.mark.slow
 def test_ranks_that_share_neurons_read_the_same_data_and_others_other_data(tmp_path: Path) -> None:
     run_ranks(read_data, str(tmp_path), count=RANKS)
-    batches, places = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)), strict=True)
+    batches, places, tokens = zip(
+        *(torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)), strict=True
+    )
     assert batches[0] == batches[1] != batches[2] == batches[3]
     assert all(place == places[0] for place in places)
     assert places[0]["replicas"] == len(places[0]["places"]) == 2
+    assert tokens[0] == 2 * sum(map(len, batches[0]))  # counted by rank 0 for all that read other data
