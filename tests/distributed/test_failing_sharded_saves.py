@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import random
 import resource
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from ranks import run_ranks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from onn_lightning.checkpoint.complete import newest_intact_checkpoint
 from onn_lightning.checkpoint.reading import load
 from onn_lightning.checkpoint.sharded_saving import save_sharded
 
@@ -69,3 +74,32 @@ def test_a_rank_that_dies_while_writing_leaves_the_checkpoint_of_before(tmp_path
     assert load(tmp_path / "step=1.ckpt")["value"] == 1.0
     save_sharded({"state_dict": {"table": torch.ones(3)}, "value": 5.0}, tmp_path / "step=2.ckpt")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["step=1.ckpt", "step=2.ckpt"]
+
+
+def save_until_killed(rank: int, folder: str, killed_rank: int, seconds: float) -> None:
+    """Save again and again, in turns under two names, until one rank kills itself."""
+    dist.init_process_group("gloo")
+    checkpoints = Path(folder, "checkpoints")
+    begin = newest_value(Path(folder))
+    for count in itertools.count(1):
+        if rank == killed_rank and count == 2:  # one is complete
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        save(checkpoints / f"step={int(begin + count) % 2}.ckpt", begin + count)
+
+
+def newest_value(folder: Path) -> float:
+    newest = newest_intact_checkpoint(folder)
+    return 0.0 if newest is None else float(load(newest)["value"])
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_leave_a_whole_checkpoint(tmp_path: Path) -> None:
+    moments = random.Random(0)
+    reached = 0.0
+    for number in range(6):
+        with pytest.raises(Exception, match=r"SIGKILL|terminated"):
+            run_ranks(save_until_killed, str(tmp_path), number % 2, moments.uniform(0.0, 0.05))
+        assert newest_value(tmp_path) > reached
+        reached = newest_value(tmp_path)
+        for path in (tmp_path / "checkpoints").glob("*.ckpt"):
+            load(path)  # what is there under a name is whole
