@@ -6,7 +6,8 @@ Notable:
   has ended; a second Ctrl-C stops at once. Where one process waits for a step's data, that place is exact,
   and it stops at once; so it does outside of training, where there is nothing to save.
 - Several ranks agree on the step through the store of their process group (`StopAgreement`), whichever of
-  them has got the signal. Lightning's own way would have the host wait for the device before every batch.
+  them has got the signal; a validation that is under way is ended first. Lightning's own way would have the
+  host wait for the device before every batch.
 - The interpreter runs handlers in the main thread alone, which may be waiting in a collective for ever. A
   second thread learns of a signal at once (`signal.set_wakeup_fd`) and ends the process once the grace period
   is over; a checkpoint that is being written is then not there, and the one before it is whole.
@@ -50,9 +51,9 @@ class GracefulStop(Callback):
     SIGTERM and, under SLURM, SIGUSR1 and SIGUSR2 become `SIGTERMException`, Ctrl-C a KeyboardInterrupt.
 
     Args:
-        grace_period: seconds from the signal to the end of the process with exit code 143, whatever it does
-            by then; Ctrl-C has none. SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds are 30
-            unless set otherwise: stay below them.
+        grace_period: seconds from SIGTERM to the end of the process with exit code 143, whatever it does by
+            then; the other signals have none. SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds
+            are 30 unless set otherwise: stay below them.
     Raises:
         ValueError: if it is not above 0.
     """
@@ -249,7 +250,7 @@ class _SignalThread:
                     self.agreement.ask(number)
                 self.agreement.look()
                 known |= {self.agreement.reason} - {None}  # another rank got it
-            if deadline is None and known - {signal.SIGINT}:
+            if deadline is None and signal.SIGTERM in known:
                 deadline = time.monotonic() + self._grace_period
             if deadline is not None and time.monotonic() > deadline:
                 sys.stderr.write(

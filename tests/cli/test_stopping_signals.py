@@ -22,19 +22,19 @@ TEN_STEPS = {"trainer.max_steps": 10, "trainer.logger": False, "trainer.limit_va
 
 
 class FallsAsleep(Callback):
-    """Does not come to an end, in a step or in a save, once a file is there."""
+    """Does not come to an end, in a step or in a save, once a file is there; the last rank alone does so."""
 
     def __init__(self, where: str) -> None:
         self.where = where
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._sleep("step")
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._sleep("step", trainer)
 
-    def on_save_checkpoint(self, *_: Any) -> None:
-        self._sleep("save")
+    def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
+        self._sleep("save", trainer)
 
-    def _sleep(self, where: str) -> None:
-        if where == self.where and Path("sleep").exists():
+    def _sleep(self, where: str, trainer: Trainer) -> None:
+        if (where, trainer.global_rank) == (self.where, trainer.world_size - 1) and Path("sleep").exists():
             Path("asleep").touch()
             time.sleep(100)
 
@@ -112,9 +112,9 @@ def test_two_ranks_stop_at_one_step_whoever_gets_the_signal_and_go_on_bit_for_bi
         assert recorded(folder / "stopped", rank) == recorded(folder / "unbroken", rank)
 
 
-@pytest.mark.parametrize("where", ["step", "save"])
+@pytest.mark.parametrize(("where", "count"), [("step", 1), ("save", 1), ("step", 2)])
 def test_what_does_not_end_within_the_grace_period_is_left_and_the_checkpoint_before_it_is_whole(
-    write_config: Write, folder: Path, where: str
+    write_config: Write, folder: Path, where: str, count: int
 ) -> None:
     sleeps = {"class_path": f"{__name__}.FallsAsleep", "init_args": {"where": where}}
     saves = {
@@ -123,16 +123,17 @@ def test_what_does_not_end_within_the_grace_period_is_left_and_the_checkpoint_be
     }
     given = callbacks("late", sleeps, saves, grace_period=1)
     config = write_config("late.yaml", TEN_STEPS | {"trainer.max_steps": 1000, "trainer.callbacks": given})
-    (process,) = start(("fit", "--config", config), folder)
-    has_trained(folder / "late.0", 2, [process])
+    ranks = start(("fit", "--config", config, *(DDP if count == 2 else ())), folder, count)
+    has_trained(folder / "late.0", 2, ranks)
     (folder / "sleep").touch()
     wait_until((folder / "asleep").exists)
     before = saved_step(folder / "runs/late")
     sent = time.monotonic()
-    send(signal.SIGTERM, process)
-    assert ended([process]) == [143], printed(folder)
+    send(signal.SIGTERM, *ranks)  # of two, one sleeps and the other waits for it in a collective
+    assert ended(ranks) == [143] * count, printed(folder)
     assert time.monotonic() - sent < 20
-    assert "not done with the step and its checkpoint within 1 seconds" in printed(folder)
+    for rank in range(count):
+        assert "not done with the step and its checkpoint within 1 seconds" in printed(folder, rank)
     assert saved_step(folder / "runs/late") == before
 
 
