@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onn_lightning.callbacks.pi_monitor import PIMonitor, ReadsVitals
+from onn_lightning.callbacks.pi_monitor import MOST_UNREAD, PIMonitor, ReadsVitals
 from onn_lightning.module import OmniModule
 from onn_lightning.optim.clipping import gradient_norm, local_norms
 from onn_lightning.optim.firing import FiringRows
@@ -97,7 +97,7 @@ class SkipBrokenSteps(ReadsVitals):
         if not scaled and self.skips_on_device(optimizer, parameters[0].device):
             optimizer.found_inf = broken  # type: ignore[attr-defined]
             self._unread.append((step, torch.cat([broken.view(1), (~whole_losses).to(broken)])))
-            if PIMonitor.logs_now(trainer):
+            if PIMonitor.logs_now(trainer) or len(self._unread) == MOST_UNREAD:
                 self._read(list(pl_module.heads))
         elif not broken.item():
             self._in_a_row = 0

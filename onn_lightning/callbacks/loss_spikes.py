@@ -28,8 +28,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from onn_lightning.callbacks.durable_io import wait_for_writes
-from onn_lightning.callbacks.pi_monitor import PIMonitor, ReadsVitals
+from onn_lightning.callbacks.durable_io import saves_shards, wait_for_writes
+from onn_lightning.callbacks.pi_monitor import MOST_UNREAD, PIMonitor, ReadsVitals
 from onn_lightning.callbacks.run_checkpoint import lead_to
 from onn_lightning.checkpoint import description, writing
 from onn_lightning.checkpoint.complete import CHECKPOINTS
@@ -83,8 +83,7 @@ class LossSpikes(ReadsVitals):
             MisconfigurationException: without a monitor, or to roll back sharded checkpoints.
         """
         super().setup(trainer, pl_module, stage)
-        sharded = getattr(trainer.strategy, "_save_distributed_checkpoint", False)
-        if stage == "fit" and self.roll_back and sharded:
+        if stage == "fit" and self.roll_back and saves_shards(trainer.strategy):
             raise MisconfigurationException(
                 "LossSpikes rolls back to checkpoints that are one file, "
                 f"{type(trainer.strategy).__name__} saves sharded ones: set its save_distributed_checkpoint "
@@ -109,8 +108,9 @@ class LossSpikes(ReadsVitals):
         said = self.rule(pl_module.vitals)
         row = torch.cat([said.spiking.float(), said.loss, said.expected, said.in_a_row.float().view(1)])
         self._unread.append((trainer.global_step + 1, row))
-        if PIMonitor.logs_now(trainer):
+        if PIMonitor.logs_now(trainer) or len(self._unread) == MOST_UNREAD:
             self._read(list(pl_module.heads))
+        if PIMonitor.logs_now(trainer):
             pl_module.log("train/loss_spikes", float(self._total))
 
     def _read(self, names: list[str]) -> None:

@@ -36,6 +36,9 @@ from onn_lightning.regulation.vitals import Vitals
 MEANS = ("main_loss", "tau", "surprise", "pi", "activation")
 """Figures of which also the mean over all steps since the last logging is logged, as `train/mean/<name>`."""
 
+MOST_UNREAD = 1000
+"""Steps after which what was kept on the device for the next logging is read, if there has been none."""
+
 
 class PIMonitor(Callback):
     """Sets `module.vitals` in every optimizer step and logs it.

@@ -1,4 +1,4 @@
-"""Lifecycle: every start of the run, and every time its network was reshaped."""
+"""Lifecycle: every start of the run, and every time its network was reshaped or rolled back."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def _reshaped(run: Run) -> Safe | None:
     if run.described is None:
         return None
     if not run.described.reshaped:
-        return paragraph("The network was never grown or pruned.", class_="faint")
+        return paragraph("The network was never grown, pruned or rolled back.", class_="faint")
     rows = [[f"{entry.step:,}", clipped(entry.what, 400)] for entry in run.described.reshaped[-MAX_ROWS:]]
-    return table("growth and pruning", ["step", "what was done"], rows)
+    return table("growth, pruning and roll-backs", ["step", "what was done"], rows)
