@@ -34,23 +34,24 @@ def step_of(path: Path) -> int:
 
 
 class SlowDisk:
-    """Stands in for the flush of a disk that is done when it is told so, or after a second at most."""
+    """Opens a file for writing when it is told so, or after a second at most: nothing is written before."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
         self.under_way = self.most = 0
 
-    def __call__(self, handle: int) -> None:
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         self.done.wait(1.0)
         self.under_way -= 1
+        return open(*arguments, **settings)
 
 
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
     disk = SlowDisk()
-    monkeypatch.setattr(durable.os, "fsync", disk)
+    monkeypatch.setattr(durable, "open", disk, raising=False)
     yield disk
     disk.done.set()
 
