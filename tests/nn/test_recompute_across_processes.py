@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from trunk_case import CONFIGS, W_GATE, make_case
 
-from onn_lightning.distributed.tensor_parallel import parallelize_neurons
+from onn_lightning.distributed.tensor_parallel import parallelize_block
 from onn_lightning.nn.recompute import Checkpointing
 
 
@@ -29,7 +29,9 @@ def one_step(rank: int, strategy: str, mode: Checkpointing) -> dict[str, Tensor]
     if strategy == "ddp":
         trunk = DistributedDataParallel(trunk)
     elif strategy == "tensor parallel":
-        parallelize_neurons(case.trunk, init_device_mesh("cpu", (2,)), data_shards=1)
+        mesh = init_device_mesh("cpu", (2,))
+        for block in case.trunk.blocks:
+            parallelize_block(block, mesh)
         row = slice(0, 1)  # all of its ranks read the same
     else:
         for block in case.trunk.blocks:
