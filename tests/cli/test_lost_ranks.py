@@ -100,7 +100,8 @@ def test_a_rank_that_waits_for_data_for_ever_is_named_by_three_with_what_it_does
     write_config: Write, folder: Path
 ) -> None:
     waves = {"waves": {"class_path": f"{__name__}.SlowWaves", "init_args": {"rank": 1}}}
-    config = config_with(write_config, **{"data.init_args.train": waves})
+    changes = {"data.init_args.train": waves, "data.init_args.buffer_size": 8}  # it reads little at the start
+    config = config_with(write_config, **changes)
     ranks = start(("fit", "--config", config, "--trainer.strategy=ddp", "--trainer.devices=3"), folder, 3)
     assert ended(ranks) == [3, 3, 3], [printed(folder, rank)[-2000:] for rank in range(3)]
     for rank in range(3):
