@@ -58,6 +58,7 @@ def _rank(
     arguments: tuple[Any, ...],
 ) -> None:
     sys.path[:] = path
+    os.environ.pop("PL_GLOBAL_SEED", None)  # of an `onn` in the process of the tests: one seed for all ranks
     os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     function(rank, *arguments)

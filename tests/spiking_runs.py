@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import Strategy
 from monitored import PARTS, make_module
 
 from onn_lightning import Batch, OmniModule
@@ -77,6 +78,7 @@ def train(
     max_steps: int = 20,
     every_n_train_steps: int = 5,
     callbacks: Sequence[Callback] = (),
+    make_strategy: Callable[[], Strategy] | None = None,
     **settings: Any,
 ) -> tuple[OmniModule, list[list[int]], LossSpikes]:
     """Train as often as it takes; the module, what each start has read, and the last start's callback."""
@@ -92,6 +94,8 @@ def train(
         save = ModelCheckpoint(
             folder / "checkpoints", "{step}", every_n_train_steps=every_n_train_steps, save_top_k=-1
         )
+        if make_strategy is not None:  # one is good for one trainer
+            settings["strategy"] = make_strategy()
         trainer = Trainer(
             accelerator="cpu",
             default_root_dir=folder,

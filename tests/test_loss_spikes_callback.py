@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from ranks import run_ranks
 from spiking_runs import train
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from onn_lightning import OmniModule
 from onn_lightning.callbacks import LossSpikes
 from onn_lightning.checkpoint import description
+from onn_lightning.distributed import FSDP2Strategy
 
 CLEAN = range(40)
 
@@ -113,3 +117,28 @@ def _two_ranks(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_two_ranks_go_back_together(tmp_path: Path) -> None:
     run_ranks(_two_ranks, str(tmp_path))
+
+
+def _two_ranks_with_shards(rank: int, folder: str) -> None:
+    def run(
+        name: str, numbers: Sequence[int], bad: Sequence[int]
+    ) -> tuple[dict[str, Tensor], list[list[int]]]:
+        settings = {"max_steps": 16, "devices": 2, "make_strategy": lambda: FSDP2Strategy(2)}
+        module, read, _ = train(Path(folder, name), numbers, bad, **settings)
+        state = module.state_dict()
+        return {n: v.full_tensor() if isinstance(v, DTensor) else v for n, v in state.items()}, read
+
+    hurt, read = run("hurt", CLEAN, bad=[12, 13])
+    spared, _ = run("spared", [*range(10), *range(14, 40)], bad=[])
+    torch.testing.assert_close(hurt, spared, rtol=0, atol=0)
+    assert read == [list(range(15)), list(range(14, 20))]
+
+
+@pytest.mark.slow
+def test_two_ranks_go_back_to_shards(tmp_path: Path) -> None:
+    run_ranks(_two_ranks_with_shards, str(tmp_path))
+    checkpoints = tmp_path / "hurt/checkpoints"
+    assert (checkpoints / "step=10.ckpt").is_dir() and (checkpoints / "step=15.ckpt").is_dir()
+    assert not list((checkpoints / "rolled_back").iterdir())
+    (entry,) = description.history(description.read(checkpoints / "step=15.ckpt"))
+    assert entry["step"] == 10

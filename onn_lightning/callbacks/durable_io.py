@@ -3,7 +3,7 @@
 Notable:
 - A file is complete under its name or not there at all, at any moment of a kill, a full disk or a power cut.
   Lightning's own goes by way of TMPDIR, is torn where that is another file system, and flushes nothing.
-- A save may be written in the background (`next_save`): the training goes on once the state is copied.
+- A save may be written in the background (`Saves.next_save`): the training goes on once the state is copied.
 - Reading executes nothing and compares checksums (`checkpoint.reading`); there is no way to turn that off.
 - Files of this machine and of mounted ones only. Strategies that write shards do so themselves.
 """
@@ -11,9 +11,6 @@ Notable:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,39 +19,17 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import CheckpointIO
 
 from onn_lightning.checkpoint import folders, reading, writing
-from onn_lightning.checkpoint.background import BackgroundWriter
+from onn_lightning.checkpoint.background import Saves
 from onn_lightning.checkpoint.reading import CheckpointError
 from onn_lightning.checkpoint.snapshot import snapshot
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How one save is done: in the background or not, and what is done once the file is complete."""
-
-    in_background: bool
-    then: Callable[[], None]
+from onn_lightning.distributed import ShardedStrategy
 
 
 class DurableCheckpointIO(CheckpointIO):
     """Plugin of the trainer: `Trainer(plugins=[DurableCheckpointIO()])`; `onn fit` has it by default."""
 
     def __init__(self) -> None:
-        self._writer = BackgroundWriter()
-        self._way: _Way | None = None
-
-    @contextmanager
-    def next_save(self, in_background: bool, then: Callable[[], None]) -> Iterator[None]:
-        """In this block a save does not raise what goes wrong with its file: `wait` does.
-
-        Args:
-            in_background: copy the state, and write the copy while training goes on.
-            then: what to do once the file is complete, in the thread that wrote it.
-        """
-        self._way = _Way(in_background, then)
-        try:
-            yield
-        finally:
-            self._way = None
+        self.saves = Saves()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
@@ -71,22 +46,9 @@ class DurableCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError(f"storage_options is {storage_options!r}: {type(self).__name__} has none")
         file = _local(path)
-        if self._way is None:
-            self.wait()
-            _write(checkpoint, file)
-        elif self._way.in_background:
-            self._writer.start(partial(_write, snapshot(checkpoint), file, self._way.then))
-        else:
-            self._writer.run(partial(_write, checkpoint, file, self._way.then))
-
-    def wait(self) -> None:
-        """Return when no write is under way.
-
-        Raises:
-            OSError: what the last `next_save` failed with.
-            KeyboardInterrupt: if the user does not want to wait; the write is given up.
-        """
-        self._writer.wait()
+        self.saves.save(
+            partial(_write, checkpoint, file), lambda: partial(_write, snapshot(checkpoint), file)
+        )
 
     def load_checkpoint(  # type: ignore[override]
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -116,7 +78,7 @@ class DurableCheckpointIO(CheckpointIO):
 
     def teardown(self) -> None:
         """The end of the trainer: nothing is left under way."""
-        self.wait()
+        self.saves.wait()
 
 
 def with_durable_io(given: Any, strategy: Any) -> list[Any]:
@@ -140,9 +102,20 @@ def wait_for_writes(trainer: Trainer) -> None:
     Raises:
         OSError: if the last one failed.
     """
-    io = trainer.strategy.checkpoint_io
-    if isinstance(io, DurableCheckpointIO):
-        io.wait()
+    if (saves := saves_of(trainer.strategy)) is not None:
+        saves.wait()
+
+
+def saves_of(strategy: Any) -> Saves | None:
+    """The saves of a trainer; None where somebody else's code writes its checkpoints, when it is asked to.
+
+    Args:
+        strategy: of the trainer.
+    """
+    if saves_shards(strategy):
+        return strategy.saves if isinstance(strategy, ShardedStrategy) else None
+    io = strategy.checkpoint_io
+    return io.saves if isinstance(io, DurableCheckpointIO) else None
 
 
 def saves_shards(strategy: Any) -> bool:
@@ -159,13 +132,10 @@ def saves_shards(strategy: Any) -> bool:
 def _write(
     checkpoint: dict[str, Any],
     file: Path,
-    then: Callable[[], None] | None = None,
-    stop: threading.Event | None = None,
+    stop: threading.Event,
 ) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     writing.write(checkpoint, file, stop)
-    if then is not None:
-        then()
 
 
 def _local(path: str | Path) -> Path:

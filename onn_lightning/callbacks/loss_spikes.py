@@ -7,7 +7,8 @@ Notable:
 - With `roll_back` a lasting spike stops the run, and it goes on from its newest intact checkpoint of before
   the spike, with the data AFTER it: what the run has read since is not read again. The step counts from there
   too. Checkpoints of later steps are put aside (`checkpoints/rolled_back/`); the new one's history and the
-  record of the run say what was done. Rank 0 makes the checkpoint, all ranks stop together.
+  record of the run say what was done. Rank 0 makes the checkpoint, all ranks stop together. It is one file
+  even where the run's own are sharded: rank 0 puts the whole together in CPU memory.
 - There must be such a checkpoint: keep more than the last one, and let the logging rhythm be shorter than
   that of the checkpoints. Where there is none, that is said, and the run goes on as it is.
 - A run that comes past the step of its last roll-back without a lasting spike has got over it. One that does
@@ -31,10 +32,11 @@ from torch.optim import Optimizer
 from onn_lightning.callbacks.durable_io import saves_shards, wait_for_writes
 from onn_lightning.callbacks.pi_monitor import MOST_UNREAD, PIMonitor, ReadsVitals
 from onn_lightning.callbacks.run_checkpoint import lead_to
-from onn_lightning.checkpoint import description, writing
+from onn_lightning.checkpoint import description, folders, writing
 from onn_lightning.checkpoint.complete import CHECKPOINTS
 from onn_lightning.checkpoint.going_on import RolledBack
 from onn_lightning.checkpoint.rolling_back import ASIDE, newest_before, put_aside, with_data_place_of
+from onn_lightning.distributed import ShardedStrategy
 from onn_lightning.module import OmniModule
 from onn_lightning.regulation.loss_spikes import SpikeRule
 
@@ -80,14 +82,17 @@ class LossSpikes(ReadsVitals):
         """Refuse what cannot work before hours have gone into it.
 
         Raises:
-            MisconfigurationException: without a monitor, or to roll back sharded checkpoints.
+            MisconfigurationException: without a monitor, or to roll back with a strategy whose checkpoints
+                are not ours.
         """
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and self.roll_back and saves_shards(trainer.strategy):
+        strategy = trainer.strategy
+        is_ours = not saves_shards(strategy) or isinstance(strategy, ShardedStrategy)
+        if stage == "fit" and self.roll_back and not is_ours:
             raise MisconfigurationException(
-                "LossSpikes rolls back to checkpoints that are one file, "
-                f"{type(trainer.strategy).__name__} saves sharded ones: set its save_distributed_checkpoint "
-                "to false, or leave roll_back false"
+                "LossSpikes rolls back to checkpoints of one file or of FSDP2Strategy, and not to what "
+                f"{type(strategy).__name__} saves: take onn_lightning.distributed.FSDP2Strategy, or leave "
+                "roll_back false"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -211,7 +216,7 @@ class LossSpikes(ReadsVitals):
         writing.write(checkpoint | {"callbacks": callbacks | {self.state_key: own}}, target)
         lead_to(trainer, target)
         put_aside(folder, step)
-        spiking.unlink()  # as large as any other, and of no use but for its place in the data
+        folders.remove(spiking)  # as large as any other, and of no use but for its place in the data
         rank_zero_warn(f"LossSpikes: {what} ({path} -> {target})")
         return str(target), f"LossSpikes: {what}"
 

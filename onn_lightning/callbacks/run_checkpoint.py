@@ -1,10 +1,11 @@
 """`RunCheckpoint`: the checkpoints of a run - when one is written, which stay, and where `last.ckpt` leads.
 
 Notable:
-- A save writes its file once; `last.ckpt` is a link to it (`checkpoint.pointer`), moved when the file is
-  complete and before older ones go (`checkpoint.retention`).
-- Between steps the file is written in the background from a copy of the state; a second save waits for the
-  first. The end of training, an exception and Ctrl-C wait for what is under way, and are written at once.
+- A save writes its file, or its folder of shards, once; `last.ckpt` is a link to it (`checkpoint.pointer`),
+  moved when it is complete and before older ones go (`checkpoint.retention`).
+- Between steps it is written in the background from a copy of the state, shards by every rank; a second save
+  waits for the first. The end of training, an exception and Ctrl-C wait for what is under way, and are
+  written at once.
 - A write that fails is told by all ranks at the next save or at the end, in one and the same error.
 - Of the state of a resumed run and of its folder the folder is believed: what is gone is forgotten, what a
   killed process had no time to note or to remove is taken over. Other names are never touched.
@@ -30,11 +31,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from datamodules.prepared.durable import PARTIAL_SUFFIX
-from onn_lightning.callbacks.durable_io import DurableCheckpointIO, saves_shards, wait_for_writes
+from onn_lightning.callbacks.durable_io import saves_of, saves_shards, wait_for_writes
 from onn_lightning.checkpoint import folders
 from onn_lightning.checkpoint.complete import is_complete, step_in_name
 from onn_lightning.checkpoint.pointer import LAST, point_to
 from onn_lightning.checkpoint.retention import Retention, Saved
+from onn_lightning.distributed.failures import raise_on_all_ranks
 
 _log = logging.getLogger("lightning.pytorch")
 _OURS = re.compile(r"(epoch=\d+-)?step=\d+\.ckpt")  # with the epoch: those of earlier versions
@@ -169,7 +171,8 @@ class RunCheckpoint(ModelCheckpoint):
             wait_for_writes(trainer)
         except OSError as error:
             _log.warning("%s", error)
-            if trainer.world_size == 1:  # the other ranks do not know of it
+            # what failed with shards all ranks know; of rank 0's file the others do not
+            if trainer.world_size == 1 or saves_shards(trainer.strategy):
                 self._last_global_step_saved = -1
         if self._should_save_on_exception(trainer):
             self._save(trainer, in_background=False)
@@ -202,9 +205,8 @@ class RunCheckpoint(ModelCheckpoint):
         best = self.retention.best(self._saved)
         self.best_model_path = str(self._folder / best[0].name if best else path)
         settle = partial(self._settle, path, going)
-        io = trainer.strategy.checkpoint_io
-        if isinstance(io, DurableCheckpointIO) and not saves_shards(trainer.strategy):
-            with io.next_save(in_background, settle):
+        if (saves := saves_of(trainer.strategy)) is not None:
+            with saves.next_save(in_background, settle if trainer.is_global_zero else None):
                 trainer.save_checkpoint(path, weights_only=False)
             if not in_background:
                 self._raise_failure(trainer)
@@ -227,15 +229,17 @@ class RunCheckpoint(ModelCheckpoint):
                 _log.warning("%s stays, it cannot be removed: %s", self._folder / one.name, error)
 
     def _raise_failure(self, trainer: Trainer) -> None:
-        """All ranks raise what the last write of rank 0 failed with."""
+        """All ranks raise what the last write failed with."""
         failure: Exception | None = None
         try:
             wait_for_writes(trainer)
         except Exception as error:
             failure = error
-        if message := trainer.strategy.broadcast("" if failure is None else str(failure)):
+        try:
+            raise_on_all_ranks(failure)
+        except Exception:
             self._last_global_step_saved = -1
-            raise failure or OSError(f"rank 0: {message}")
+            raise
 
     # ---- what there is -------------------------------------------------------------------------------
 

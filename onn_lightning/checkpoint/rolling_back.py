@@ -28,7 +28,7 @@ def newest_before(folder: Path, step: int) -> tuple[Path, dict[str, Any]] | None
     """The newest intact checkpoint of fewer steps, and what it holds; None where there is none.
 
     Args:
-        folder: of the run's checkpoints, each of one file.
+        folder: of the run's checkpoints, files or sharded ones.
         step: optimizer steps.
     """
     earlier = [(done, path.stat().st_mtime_ns, path) for done, path in _with_steps(folder) if done < step]
@@ -81,7 +81,7 @@ def put_aside(folder: Path, step: int) -> list[Path]:
 def _with_steps(folder: Path) -> Iterator[tuple[int, Path]]:
     """The checkpoints of a folder that can be read, by the steps that they hold."""
     for path in folder.glob("*.ckpt"):
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink():
             continue
         try:
             content = reading.load(path, mmap=True)

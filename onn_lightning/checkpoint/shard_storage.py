@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,13 @@ class ShardWriter(StorageWriter):
         path: the folder that it shall be; on a file system that all ranks see.
         plain: plain data beside the tensors; that of rank 0 is written.
         tied: further names of tensors, as in `ShardIndex`.
+        stop: set by another thread to have the writing given up.
     """
 
-    def __init__(self, path: Path, plain: Mapping[str, Any], tied: Mapping[str, str]) -> None:
-        self.path, self._plain, self._tied = path, plain, tied
+    def __init__(
+        self, path: Path, plain: Mapping[str, Any], tied: Mapping[str, str], stop: threading.Event
+    ) -> None:
+        self.path, self._plain, self._tied, self._stop = path, plain, tied, stop
         self._beside = hidden(path)
         self._rank = 0
 
@@ -102,7 +106,7 @@ class ShardWriter(StorageWriter):
                 checksums = write_tensors(
                     stream,
                     {name: (_data(item).properties.dtype, _box(item)[1]) for name, item in by_name.items()},
-                    lambda name: _resolved(planner, by_name[name]),
+                    lambda name: self._next(planner, by_name[name]),
                 )
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -113,6 +117,13 @@ class ShardWriter(StorageWriter):
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)
         return future
+
+    def _next(self, planner: SavePlanner, item: WriteItem) -> Tensor:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        tensor = planner.resolve_data(item)
+        assert isinstance(tensor, Tensor)
+        return tensor
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Write the rest and give the folder its name (rank 0, when all ranks have written)."""
@@ -128,7 +139,7 @@ class ShardWriter(StorageWriter):
             for name, stored in metadata.state_dict_metadata.items()
             if isinstance(stored, TensorStorageMetadata)
         }
-        write(self._plain, self._beside / PLAIN_DATA)
+        write(self._plain, self._beside / PLAIN_DATA, self._stop)
         index = ShardIndex(tensors, self._tied, checksum(self._beside / PLAIN_DATA))
         write_durably(self._beside / INDEX, index.to_json())
         give_name(self._beside, self.path)
@@ -207,9 +218,3 @@ def _box(item: WriteItem) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Offsets and sizes of the part that is to be written."""
     chunk = _data(item).chunk
     return tuple(chunk.offsets), tuple(chunk.sizes)
-
-
-def _resolved(planner: SavePlanner, item: WriteItem) -> Tensor:
-    tensor = planner.resolve_data(item)
-    assert isinstance(tensor, Tensor)
-    return tensor

@@ -25,6 +25,7 @@ from onn_lightning.checkpoint.shard_index import (
     damage_in_folder,
     read_index,
 )
+from onn_lightning.checkpoint.snapshot import snapshot
 from onn_lightning.checkpoint.stored_tensors import FolderTensors
 from onn_lightning.checkpoint.tensor_stream import TORCH_DTYPES
 
@@ -45,6 +46,10 @@ class Divided:
     tensors: dict[str, Tensor]
     tied: dict[str, str]
     plain: dict[str, Any]
+
+    def copied(self) -> Divided:
+        """A copy in CPU memory, of sharded tensors this rank's parts, which no later step changes."""
+        return Divided(snapshot(self.tensors), self.tied, snapshot(self.plain))
 
 
 def divide(checkpoint: Mapping[str, Any]) -> Divided:

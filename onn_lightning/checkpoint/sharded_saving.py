@@ -1,10 +1,14 @@
 """`save_sharded`: all ranks write one checkpoint together, or all raise the same error.
 
-Notable: a rank that dies is noticed by torch (nobody else can tell), one that fails tells the others.
+Notable:
+- A rank that dies is noticed by torch (nobody else can tell), one that fails tells the others.
+- What the ranks have to agree on - who writes what, and that all have written - goes through one group: a
+  thread that saves while training goes on has one of its own.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from onn_lightning.checkpoint.reading import CheckpointError
 from onn_lightning.checkpoint.shard_storage import ShardWriter
-from onn_lightning.checkpoint.sharded import divide
+from onn_lightning.checkpoint.sharded import Divided, divide
 
 
 def save_sharded(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -28,14 +32,30 @@ def save_sharded(checkpoint: Mapping[str, Any], path: Path) -> None:
         OSError: on all ranks, if any of them cannot write; what was there before is intact.
         KeyboardInterrupt: on all ranks, if any of them was interrupted; what was there before is intact.
     """
-    divided = divide(checkpoint)
-    writer = ShardWriter(path, divided.plain, divided.tied)
+    save_divided(divide(checkpoint), path, None, threading.Event())
+
+
+def save_divided(
+    divided: Divided, path: Path, group: dist.ProcessGroup | None, stop: threading.Event
+) -> None:
+    """Write a sharded checkpoint; a collective call of whichever threads use the group.
+
+    Args:
+        divided: the checkpoint.
+        path: as for `save_sharded`.
+        group: of all ranks, used by nobody else meanwhile; None: the default one.
+        stop: set by another thread to have the writing given up, on all ranks.
+    Raises:
+        OSError, KeyboardInterrupt: as `save_sharded`.
+    """
+    writer = ShardWriter(path, divided.plain, divided.tied, stop)
     alone = not dist.is_initialized()
     try:
         dcp.save(
             divided.tensors,
             storage_writer=writer,
             planner=dcp.DefaultSavePlanner(flatten_state_dict=False),
+            process_group=group,
             no_dist=alone,
         )
     except CheckpointException as error:

@@ -5,7 +5,8 @@ Notable:
   it is byte for byte that of the original.
 - Each storage is copied once, as a whole, as it would be written. From a GPU all copies run at once into
   page-locked memory, which torch keeps for the next time, and are waited for together.
-- Tensors of other kinds (sparse, sharded) are copied one by one.
+- Of a sharded tensor (DTensor) this rank's part is copied; the copy names the same mesh. No rank is asked.
+- Tensors of other kinds (sparse, quantized) are copied one by one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 
 def snapshot(state: Any) -> Any:
@@ -40,6 +42,9 @@ def snapshot(state: Any) -> Any:
 
 
 def _copied(tensor: Tensor, storages: dict[int, Tensor]) -> Tensor:
+    if isinstance(tensor, DTensor):
+        # `from_local` would move the part to the mesh's device
+        return DTensor(_copied(tensor.to_local(), storages), tensor._spec, requires_grad=False)
     is_plain = type(tensor) is Tensor and tensor.layout == torch.strided
     if not is_plain or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
         return tensor.to("cpu", copy=True)

@@ -37,6 +37,7 @@ from onn_lightning.callbacks.rank_watchdog import RankWatchdog
 from onn_lightning.checkpoint.complete import (
     CHECKPOINTS,
     is_complete,
+    is_exported,
     newest_checkpoint,
     newest_intact_checkpoint,
 )
@@ -185,6 +186,12 @@ class OmniCLI(LightningCLI):
         self._checkpoint = config.ckpt_path
         goes_on = config.ckpt_path is None and (self._verb != "fit" or config.resume)
         if config.ckpt_path not in (None, "last"):
+            if is_exported(Path(config.ckpt_path)):
+                raise UsageError(
+                    f"--ckpt_path {config.ckpt_path}: this is an export: weights only, for `onn generate` "
+                    "and OmniModule.load_from_checkpoint; name the training checkpoint that it was made of "
+                    "(<run>/checkpoints/*.ckpt)"
+                )
             if Path(config.ckpt_path).exists() and not is_complete(Path(config.ckpt_path)):
                 raise ValueError(f"--ckpt_path {config.ckpt_path}: the checkpoint is damaged or incomplete")
         elif config.ckpt_path == "last" or goes_on:

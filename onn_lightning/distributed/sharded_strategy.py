@@ -7,6 +7,8 @@ Notable:
   its own parts, out of a mapped file or of the shards. No whole tensor is on a device.
 - Nothing is loaded before its checksums are compared; of shards, each rank compares some.
 - What one rank cannot write or read is the same error on all ranks: nobody waits for ever.
+- A save may be written in the background (`saves.next_save`), by every rank its own shards from a copy in its
+  CPU memory. The threads that write agree over a gloo group of their own, which training never uses.
 - With `save_distributed_checkpoint=False` the tensors are gathered on rank 0 one after another, and the file
   is the same as without any sharding.
 """
@@ -14,6 +16,7 @@ Notable:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,15 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from onn_lightning.checkpoint import folders, reading, sharded
+from onn_lightning.checkpoint.background import Job, Saves
 from onn_lightning.checkpoint.older import in_todays_shapes
 from onn_lightning.checkpoint.reading import CheckpointError
 from onn_lightning.checkpoint.shard_storage import ShardReader
 from onn_lightning.checkpoint.sharded import OPTIMIZERS, WEIGHTS
-from onn_lightning.checkpoint.sharded_saving import save_sharded
+from onn_lightning.checkpoint.sharded_saving import save_divided
 from onn_lightning.checkpoint.stored_tensors import FolderTensors, MappedTensors, StoredTensors
 from onn_lightning.checkpoint.tensor_stream import TORCH_DTYPES
+from onn_lightning.distributed.failures import raise_on_all_ranks
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -49,6 +54,16 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     # ---- saving ----------------------------------------------------------------------------------
+
+    @cached_property
+    def saves(self) -> Saves:
+        """Those of this rank's shards."""
+        return Saves()
+
+    @cached_property
+    def _writers(self) -> dist.ProcessGroup:
+        """The group of the threads that write in the background; all ranks make it at the first such save."""
+        return dist.new_group(timeout=self._timeout, backend="gloo")
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights: sharded as they are, or whole on rank 0 and none elsewhere."""
@@ -97,7 +112,26 @@ class ShardedStrategy(ModelParallelStrategy):
             return
         if storage_options is not None:
             raise TypeError(f"storage_options is {storage_options!r}: {type(self).__name__} has none")
-        save_sharded(checkpoint, path)
+        failure: Exception | None = None
+        try:
+            self.saves.wait()
+        except Exception as error:
+            failure = error
+        raise_on_all_ranks(failure)
+
+        divided = sharded.divide(checkpoint)
+
+        def copied() -> Job:
+            return partial(save_divided, divided.copied(), path, self._writers)
+
+        self.saves.save(partial(save_divided, divided, path, None), copied)
+
+    def teardown(self) -> None:
+        """The end of the trainer: nothing is left under way."""
+        try:
+            self.saves.wait()
+        finally:
+            super().teardown()
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
         """Remove a checkpoint, never leaving half of it under its name."""

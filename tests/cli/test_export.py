@@ -21,6 +21,9 @@ def test_a_run_is_exported_and_a_second_time_refused(onn: Onn, write_config: Wri
     assert load_file(folder / "out/model.safetensors")
     again = onn("export", "runs/small", "--to", "out")
     assert again.code == 2 and "give another name" in again.err
+    for verb in ("fit", "validate", "test"):
+        refused = onn(verb, "--config", write_config(), "--run", "other", "--ckpt_path", "out")
+        assert refused.code == 2 and "--ckpt_path out: this is an export: weights only" in refused.error_line
 
 
 @pytest.mark.parametrize(
