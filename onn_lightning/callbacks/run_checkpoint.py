@@ -169,10 +169,11 @@ class RunCheckpoint(ModelCheckpoint):
         """Wait for what is under way; save if this step is not saved yet."""
         try:
             wait_for_writes(trainer)
-        except OSError as error:
+        except Exception as error:  # a rank that died ends the writing of the others with torch's own errors
             _log.warning("%s", error)
-            # what failed with shards all ranks know; of rank 0's file the others do not
-            if trainer.world_size == 1 or saves_shards(trainer.strategy):
+            # a failed write of shards all ranks know; of rank 0's file the others do not
+            is_known = trainer.world_size == 1 or saves_shards(trainer.strategy)
+            if isinstance(error, OSError) and is_known:
                 self._last_global_step_saved = -1
         if self._should_save_on_exception(trainer):
             self._save(trainer, in_background=False)
