@@ -1,8 +1,9 @@
 """Sharded checkpoints: time to save over that of one gathered file, and the memory of `onn export`.
 
 Two ranks (gloo, CPU, one thread each) hold halves of the same tensors; both ways save in turn, flushed to
-the disk, and the median of the ratios of all rounds but the first is taken. Then one process exports the
-sharded checkpoint; its anonymous memory (mapped files do not count) is sampled every 5 ms.
+the disk, and the median of the ratios of all rounds but the first is taken. Of a save in the background
+training waits for the copy of its shards, which is timed too. Then one process exports the sharded
+checkpoint; its anonymous memory (mapped files do not count) is sampled every 5 ms.
 
     python benchmarks/sharded_checkpoints.py --megabytes 512 --json
 """
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # imported from th
 
 from onn_lightning.checkpoint import description, writing
 from onn_lightning.checkpoint.exported import export
+from onn_lightning.checkpoint.sharded import divide
 from onn_lightning.checkpoint.sharded_saving import save_sharded
 from onn_lightning.nn import TrunkConfig
 
@@ -39,7 +41,7 @@ ROWS, COLUMNS = 2048, 1024  # of a tensor: 8 MiB of float32
 
 
 def save_in_turns(rank: int, port: int, folder: str, tensors: int, rounds: int) -> None:
-    """One rank: save both ways, `rounds` times and once before."""
+    """One rank: save both ways, and copy, `rounds` times and once before."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
     mesh = init_device_mesh("cpu", (RANKS,))
@@ -48,13 +50,15 @@ def save_in_turns(rank: int, port: int, folder: str, tensors: int, rounds: int) 
         for number in range(tensors)
     }
     made = {description.KEY: description.describe(TrunkConfig(), [])}
-    seconds: dict[str, list[float]] = {"sharded": [], "one file": []}
+    seconds: dict[str, list[float]] = {"sharded": [], "one file": [], "copy": []}
     for _ in range(rounds + 1):
         for way, times in seconds.items():
             dist.barrier()
             began = time.perf_counter()
             if way == "sharded":
                 save_sharded({"state_dict": state, **made}, Path(folder, "sharded.ckpt"))
+            elif way == "copy":
+                divide({"state_dict": state, **made}).copied()
             else:
                 whole = {name: tensor.full_tensor() for name, tensor in state.items()}
                 if rank == 0:
@@ -112,12 +116,14 @@ def main() -> None:
             form: memory_of_export(folder / f"{form}.ckpt", folder / f"out-{form}")
             for form in ("file", "sharded")
         }
+    waits = list(zip(seconds["copy"], seconds["sharded"], strict=True))[1:]
     pairs = list(zip(seconds["sharded"], seconds["one file"], strict=True))[1:]
     figures = {
         "megabytes": tensors * 4 * ROWS * COLUMNS / 1e6,
         "seconds to save, sharded": statistics.median(seconds["sharded"][1:]),
         "seconds to save, one file": statistics.median(seconds["one file"][1:]),
         "time to save, sharded / one file": statistics.median(a / b for a, b in pairs),
+        "training waits, in background / not": statistics.median(a / b for a, b in waits),
         "export of shards, anonymous MiB": memory["sharded"],
         "export of a file, anonymous MiB": memory["file"],
         "largest tensor, MiB": 4 * ROWS * COLUMNS / 2**20,

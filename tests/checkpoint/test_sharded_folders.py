@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from onn_lightning.checkpoint import folders
 from onn_lightning.checkpoint.complete import is_complete, newest_intact_checkpoint
 from onn_lightning.checkpoint.reading import CheckpointError, load
 from onn_lightning.checkpoint.shard_index import INDEX, PLAIN_DATA, checksum, damage_in_folder
-from onn_lightning.checkpoint.sharded import TensorsOnDemand, memory_of, outline
-from onn_lightning.checkpoint.sharded_saving import save_sharded
+from onn_lightning.checkpoint.sharded import TensorsOnDemand, divide, memory_of, outline
+from onn_lightning.checkpoint.sharded_saving import save_divided, save_sharded
 from onn_lightning.checkpoint.writing import write
 
 SHARD = "shard-00000.safetensors"
@@ -121,6 +122,15 @@ def test_several_readers_together_find_what_one_finds(tmp_path: Path) -> None:
     path = save(tmp_path)
     flip(path / SHARD)
     assert [damage_in_folder(path, reader, 2) is None for reader in range(2)] == [False, True]
+
+
+def test_a_save_that_is_given_up_leaves_what_was_there(tmp_path: Path) -> None:
+    path, stop = save(tmp_path), threading.Event()
+    stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        save_divided(divide(make_checkpoint(2)), path, None, stop)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert load(path)["global_step"] == 1
 
 
 class Canary:

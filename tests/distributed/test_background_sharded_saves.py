@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from onn_lightning.callbacks import RunCheckpoint
 from onn_lightning.callbacks.durable_io import wait_for_writes
 from onn_lightning.checkpoint import reading, shard_storage
+from onn_lightning.checkpoint.complete import newest_intact_checkpoint
 from onn_lightning.distributed import FSDP2Strategy
 
 FEED_FORWARD = "trunk.blocks.0.moie.up.mu_weight"
@@ -90,16 +92,17 @@ def test_shards_hold_the_moment_of_the_save_though_the_weights_moved_on(tmp_path
 
 
 class FullDisk(Callback):
-    """Lets rank 1 write no large file after a step."""
+    """Lets rank 1 write no large file after a step: it fails, or is killed by the kernel."""
 
-    def __init__(self, after_step: int) -> None:
-        self.after_step = after_step
+    def __init__(self, after_step: int, is_deadly: bool = False) -> None:
+        self.after_step, self.is_deadly = after_step, is_deadly
         self.reached = 0
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self.reached = trainer.global_step
         if trainer.global_step == self.after_step and trainer.global_rank == 1:
             wait_for_writes(trainer)
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL if self.is_deadly else signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, resource.RLIM_INFINITY))
 
 
@@ -116,6 +119,19 @@ def test_a_rank_that_cannot_write_in_the_background_ends_both_with_its_error(tmp
     run_ranks(fail_in_the_background_of_rank_1, str(tmp_path))
     assert names(tmp_path) == ["last.ckpt", "step=2.ckpt"]
     assert reading.load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 2
+
+
+def die_in_the_background(rank: int, folder: str) -> None:
+    run(Path(folder), FullDisk(after_step=3, is_deadly=True), max_steps=20)
+
+
+def test_a_rank_that_dies_in_the_background_leaves_the_checkpoint_of_before(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"SIGXFSZ|terminated"):
+        run_ranks(die_in_the_background, str(tmp_path))
+    left = names(tmp_path)
+    assert ".step=4.ckpt.partial" in left and left[-2:] == ["last.ckpt", "step=2.ckpt"]
+    newest = newest_intact_checkpoint(tmp_path)
+    assert newest is not None and reading.load(newest)["global_step"] == 2
 
 
 def interrupted_and_resumed(rank: int, folder: str) -> None:
