@@ -110,7 +110,9 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize(
-    "settings", [{}, {"accumulate_grad_batches": 3}, {"plugins": [ScaledFloat32()]}], ids=str
+    "settings",
+    [{}, {"accumulate_grad_batches": 3}, {"plugins": [ScaledFloat32()]}],
+    ids=["plain", "accumulated", "scaled loss"],
 )
 def test_a_factor_is_the_same_as_that_learning_rate(
     make: Callable[[Any, float], torch.optim.Optimizer], settings: dict[str, Any], tmp_path: Path
