@@ -1,7 +1,9 @@
 """`onn estimate`: what a config needs, before anything is trained or read.
 
 Notable:
-- Only shapes are computed; data need not be there. Activations are those without checkpointing.
+- Only shapes are computed; data need not be there.
+- Every strategy and every mode of gradient checkpointing is shown, whichever the config has: the table is to
+  choose from.
 - Reading the options needs no torch: `--help` and mistyped options answer at once.
 """
 
@@ -42,6 +44,9 @@ def make_parser() -> VerbParser:
         "-c", "--config", action="append", default=[], metavar="FILE", help="training config; repeatable"
     )
     parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="of the whole run (default: 1)")
+    parser.add_argument(
+        "--tensor-parallel", type=positive, default=1, metavar="N", help="GPUs that share a layer (default: 1)"
+    )
     parser.add_argument("--gpu-memory", type=above_zero, metavar="GB", help="of one GPU: says what fits")
     parser.add_argument("--gpu", metavar="NAME", help=f"{', '.join(PEAKS)}: its bfloat16 peak")
     parser.add_argument("--peak-tflops", type=above_zero, metavar="N", help="peak of any other device")
@@ -67,6 +72,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.gpu is not None and options.gpu.lower() not in PEAKS:
         raise UsageError(f"--gpu {options.gpu}: known are {', '.join(PEAKS)}; else give --peak-tflops")
 
+    if options.gpus % options.tensor_parallel:
+        raise UsageError(
+            f"--tensor-parallel {options.tensor_parallel} does not divide --gpus {options.gpus}: give all GPUs "
+            "of the run, nodes x GPUs of a node"
+        )
+
     from onn_lightning.cli.data_config import build_outline
     from onn_lightning.estimate.activations import PRECISIONS
     from onn_lightning.estimate.run import estimate
@@ -86,6 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         options.gpus,
         peak,
         options.mfu,
+        options.tensor_parallel,
     )
     header = f"{data.rows_per_batch} x {data.row_length:,} tokens a GPU and pass, {precision}"
     if options.json:
@@ -96,11 +108,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _as_json(found: Estimate, memory: float | None) -> dict[str, Any]:
-    totals = {name: {**asdict(states), "peak": found.peak(name)} for name, states in found.states.items()}
-    for name, total in totals.items():
+    totals: dict[str, dict[str, Any]] = {}
+    for strategy, states in found.states.items():
+        peaks = {mode: found.peak(strategy, mode) for mode in found.steps[strategy]}
+        totals[strategy] = {**asdict(states), "peak": peaks}
         if memory is not None:
-            total["fits"] = found.peak(name) <= memory * 1e9
-    return {**asdict(found), "states": totals, "step": {**asdict(found.step), "peak": found.step.peak}}
+            totals[strategy]["fits"] = {mode: peak <= memory * 1e9 for mode, peak in peaks.items()}
+    return {**asdict(found), "states": totals}
 
 
 def _as_text(found: Estimate, header: str, options: argparse.Namespace) -> list[str]:
@@ -115,24 +129,36 @@ def _as_text(found: Estimate, header: str, options: argparse.Namespace) -> list[
     if found.tokens_per_day is not None:
         gpus = f"{options.gpus} GPU{'s' if options.gpus > 1 else ''}"
         lines.append(f"  {found.tokens_per_day:.3g} tokens a day on {gpus} at an MFU of {options.mfu:.0%}")
-    step = found.step
+    modes = list(found.steps["single"])
     lines += [
         "",
-        f"memory of a GPU in GB, {header}, no checkpointing",
-        f"{'':<10}{'weights':>10}{'gradients':>11}{'optimizer':>11}{'step':>10}{'all':>10}",
+        f"memory of a GPU in GB, {header}",
+        f"{'':<10}{'weights':>10}{'gradients':>11}{'optimizer':>11}  all, by gradient checkpointing:",
+        f"{'':<42}{''.join(f'{mode:>11}' for mode in modes)}",
     ]
-    for name, states in found.states.items():
-        numbers = (states.weights, states.gradients, states.optimizer, step.peak, found.peak(name))
-        cells = "".join(f"{_gigabytes(n):>{w}}" for n, w in zip(numbers, (10, 11, 11, 10, 10), strict=True))
-        fits = options.gpu_memory
-        verdict = "" if fits is None else "  fits" if found.peak(name) <= fits * 1e9 else "  does not fit"
-        lines.append(f"  {name:<8}{cells}{verdict}")
+    for strategy, states in found.states.items():
+        numbers = (states.weights, states.gradients, states.optimizer)
+        cells = "".join(f"{_gigabytes(n):>{w}}" for n, w in zip(numbers, (10, 11, 11), strict=True))
+        peaks = "".join(f"{_gigabytes(found.peak(strategy, mode)):>11}" for mode in modes)
+        lines.append(f"  {strategy:<8}{cells}{peaks}")
+    if options.gpu_memory is not None:
+        lines.append(_what_fits(found, options.gpu_memory))
+    step = found.steps["single"]["none"]
     lines.append(
-        f"  of the step: mask of packed rows {_gigabytes(step.mask)}, SBLs' copies of weights "
+        f"  of a step without checkpointing: mask of packed rows {_gigabytes(step.mask)}, SBLs' copies of weights "
         f"{_gigabytes(step.weight_copies)}, other activations "
         f"{_gigabytes(step.trunk - step.mask - step.weight_copies)}"
     )
     return lines
+
+
+def _what_fits(found: Estimate, memory: float) -> str:
+    fitting = {
+        strategy: [mode for mode in modes if found.peak(strategy, mode) <= memory * 1e9]
+        for strategy, modes in found.steps.items()
+    }
+    named = "; ".join(f"{strategy} ({', '.join(modes)})" for strategy, modes in fitting.items() if modes)
+    return f"  {memory:g} GB hold: {named or 'none of these'}"
 
 
 def _gigabytes(number: float) -> str:

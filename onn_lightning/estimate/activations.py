@@ -9,6 +9,8 @@ Notable:
 - Under gradient checkpointing a block keeps its input and which neurons fired ("block") or the results of its
   products ("selective"), see `nn/recompute.py`; all the rest is there for one block at a time.
 - Attention is taken to run in a kernel that keeps no scores [B, H, T, T], as on the CPU.
+- Under tensor parallelism a rank keeps its share of the neurons' pre-activations and of the heads; what stands
+  between two layers is whole on every rank, see `distributed/tensor_parallel.py`.
 - All tokens are taken to be text, and supervised: that is the most that a row can need.
 """
 
@@ -68,10 +70,13 @@ class Step:
     backward: int
     head: int
 
-    @property
-    def peak(self) -> int:
-        """The most at a time: when backward begins, or in that of the last block."""
-        return self.trunk + max(self.ends + max(self.kl, self.head), self.backward)
+    def peak(self, gathered: int = 0) -> int:
+        """The most at a time: when backward begins, or in that of the last block.
+
+        Args:
+            gathered: bytes of weights and gradients that are there only in the latter.
+        """
+        return self.trunk + max(self.ends + max(self.kl, self.head), self.backward + gathered)
 
 
 def step_memory(
@@ -82,6 +87,8 @@ def step_memory(
     length: int,
     precision: Precision,
     checkpointing: Checkpointing = "none",
+    tensor_parallel: int = 1,
+    kl_shards: int = 1,
 ) -> Step:
     """What forward and backward over one micro-batch need beyond weights, gradients and optimizer state.
 
@@ -93,11 +100,14 @@ def step_memory(
         length: T.
         precision: bytes of the numbers.
         checkpointing: what blocks keep.
+        tensor_parallel: R, ranks that share the neurons of every layer.
+        kl_shards: ranks that share the KL term.
     """
     stream = _stream(embedder, precision)
     tokens = rows * length
     blocks = [
-        _Block(config, size, tokens, precision, stream, checkpointing) for size in config.feed_forward_sizes
+        _Block(config, size, tokens, precision, stream, checkpointing, tensor_parallel)
+        for size in config.feed_forward_sizes
     ]
     mask = tokens * length * precision.compute
     ends, head_moment = _ends(config, embedder, head, tokens, precision)
@@ -106,7 +116,7 @@ def step_memory(
         mask=mask,
         weight_copies=sum(block.weight_copies for block in blocks) if checkpointing == "none" else 0,
         ends=ends,
-        kl=sum(block.weights for block in blocks) * precision.parameter,
+        kl=sum(block.weights for block in blocks) * precision.parameter // kl_shards,
         backward=max(block.backward for block in blocks),
         head=head_moment,
     )
@@ -128,6 +138,7 @@ class _Block:
         precision: bytes of the numbers.
         stream: bytes of a number in the residual stream.
         checkpointing: what is kept.
+        ranks: R, of tensor parallelism.
     """
 
     def __init__(
@@ -138,6 +149,7 @@ class _Block:
         precision: Precision,
         stream: int,
         checkpointing: Checkpointing,
+        ranks: int,
     ) -> None:
         width, heads = config.hidden_size, config.num_heads
         key_heads = config.num_kv_heads or heads
@@ -146,33 +158,34 @@ class _Block:
         compute = precision.compute
         qkv = queries + 2 * keys
         self.weights = width * qkv + queries * width + 2 * width * inner
-        self.weight_copies = self.weights * (precision.parameter + 2 * compute)
-        numbers = 3 * qkv + 2 * (queries + keys) + queries  # projections; q and k normed, turned; result
-        numbers += 2 * width  # the norm's output, pre-activations of the SBL that writes to the stream: half
-        numbers += width
-        numbers += 2 * inner + 3 * width  # MoIE: norm, pre-activations of both SBLs
+        self.weight_copies = self.weights * (precision.parameter + 2 * compute) // ranks
+        own_qkv, own_inner, own_width = qkv // ranks, inner // ranks, width // ranks
+        numbers = 3 * own_qkv  # pre-activations, and the projections themselves
+        numbers += (2 * (queries + keys) + queries) // ranks  # q and k normed, turned; attention's result
+        numbers += width + 2 * own_width  # the norm's output, pre-activations of the SBL that writes to the stream
+        numbers += width + 2 * own_inner + 2 * own_width  # MoIE: norm, pre-activations of both SBLs
         if config.sbl.normalized:
             numbers += queries + inner  # norms before the second SBLs
         else:
-            numbers += inner - queries - keys
-        statistics = heads * _STATISTICS + (heads + key_heads + 4) * compute
+            numbers += inner - (queries + keys) // ranks
+        statistics = heads // ranks * _STATISTICS + ((heads + key_heads) // ranks + 4) * compute
         if compute != precision.parameter:
             statistics += 4 * (head_dim // 2) * compute  # cosines and sines, brought to the products' type
         if stream != compute:
             statistics += 2 * width * stream  # the norms' outputs, beside their copies in the products' type
         everything = tokens * (numbers * compute + statistics) + self.weight_copies
-        up = tokens * (4 * inner + 2 * width) * compute + 4 * width * inner * compute
-        attention = tokens * (4 * qkv + 2 * width) * compute + 4 * width * qkv * compute
+        up = (tokens * (4 * own_inner + 2 * width) + 4 * width * own_inner) * compute
+        attention = (tokens * (4 * own_qkv + 2 * width) + 4 * width * own_qkv) * compute
         self.backward = max(up, attention)
 
-        neurons = qkv + inner + 2 * width
+        neurons = own_qkv + own_inner + 2 * own_width
         if checkpointing == "none":
             self.kept = everything
         elif checkpointing == "block":
             self.kept = tokens * width * stream + -(-tokens // 8) * neurons
             self.backward += everything
         else:
-            results = tokens * ((2 * neurons + queries) * compute + heads * _STATISTICS)
+            results = tokens * ((2 * neurons + queries // ranks) * compute + heads // ranks * _STATISTICS)
             self.kept = tokens * width * stream + results
             self.backward += everything - results
 

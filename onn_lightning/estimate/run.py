@@ -1,13 +1,14 @@
 """`estimate`: a run's parameters, operations, memory and tokens a day, as plain data.
 
 Notable: operations are counted as MFU counts them, see `onn_lightning.flops`, all tokens as
-supervised text.
+supervised text; what gradient checkpointing computes once more does not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import nn
 
@@ -29,7 +30,7 @@ class Estimate:
         forward, backward: FLOPs a token.
         attention: those of `forward` that are scores and mixing over the row.
         states: bytes of weights, gradients and optimizer a GPU, by strategy.
-        step: bytes of one micro-batch a GPU.
+        steps: bytes of one micro-batch a GPU, by strategy and by what blocks keep for backward.
         tokens_per_day: of all GPUs; None where no peak was given.
     """
 
@@ -38,12 +39,13 @@ class Estimate:
     backward: float
     attention: float
     states: Mapping[str, States]
-    step: Step
+    steps: Mapping[str, Mapping[Checkpointing, Step]]
     tokens_per_day: float | None
 
-    def peak(self, strategy: str) -> int:
+    def peak(self, strategy: str, checkpointing: Checkpointing = "none") -> int:
         """Bytes that a GPU needs at most."""
-        return self.states[strategy].total + self.step.peak
+        states = self.states[strategy]
+        return states.total + self.steps[strategy][checkpointing].peak(states.gathered)
 
 
 def estimate(
@@ -54,7 +56,7 @@ def estimate(
     gpus: int = 1,
     peak_flops: float | None = None,
     mfu: float = 0.4,
-    checkpointing: Checkpointing = "none",
+    tensor_parallel: int = 1,
 ) -> Estimate:
     """Estimate a run from the shapes of its module.
 
@@ -66,7 +68,7 @@ def estimate(
         gpus: of the whole run.
         peak_flops: FLOPs a second that one GPU could do.
         mfu: share of them that training reaches.
-        checkpointing: what blocks keep for backward; what they compute once more is not counted in MFU.
+        tensor_parallel: GPUs that share the neurons of every layer, a divisor of `gpus`.
     """
     config = module.trunk.config
     embedder, head = _of_text(module.embedders), _of_text(module.heads)
@@ -77,13 +79,20 @@ def estimate(
         ends += 2 * head_weights(head)
     trunk = trunk_forward_flops(config, length)
     forward = trunk + ends
+    states = strategies(module, precision, gpus, tensor_parallel)
+
+    def step(strategy: str, mode: Checkpointing) -> Step:
+        ranks = tensor_parallel if strategy == "fsdp2_tp" else 1
+        shards = gpus if strategy.startswith("fsdp2") else 1
+        return step_memory(config, embedder, head, rows, length, precision, mode, ranks, shards)
+
     return Estimate(
         parameters=_parts(module),
         forward=forward,
         backward=2 * forward,
         attention=trunk - trunk_forward_flops(config, 0),
-        states=strategies(module, precision, gpus),
-        step=step_memory(config, embedder, head, rows, length, precision, checkpointing),
+        states=states,
+        steps={name: {mode: step(name, mode) for mode in get_args(Checkpointing)} for name in states},
         tokens_per_day=None
         if peak_flops is None
         else gpus * peak_flops * mfu * _SECONDS_A_DAY / (3 * forward),

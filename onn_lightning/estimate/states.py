@@ -3,8 +3,11 @@
 Notable:
 - The optimizer's state is found out on a miniature: the run's own optimizer makes one step on parameters of a
   few numbers, in the same groups. So it holds for any optimizer, and no rule can grow old.
-- DDP keeps the gradients a second time, in the buckets that it sums over ranks.
-- FSDP2 keeps an n-th of everything, and two blocks whole: the one that runs and the one fetched meanwhile.
+- DDP is counted as `configs/strategy/ddp.yaml` sets it: gradients lie in the buckets that are summed over ranks.
+  (With Lightning's plain `strategy: ddp` they are there twice.)
+- FSDP2 keeps an n-th of everything, and the weights around the trunk whole. For a moment of the backward pass
+  `distributed/parallelize.py` has two blocks whole, the one that runs and the one fetched meanwhile, and the
+  gradients of one and of what stands around the trunk; of blocks a rank's neurons under tensor parallelism.
 """
 
 from __future__ import annotations
@@ -28,37 +31,47 @@ class States:
     """Bytes that one GPU holds through all of training.
 
     Args:
-        weights: parameters; with FSDP2 also the blocks that are whole for the moment.
-        gradients: with DDP also their buckets.
+        weights: parameters; with FSDP2 shards, and what is whole all the time.
+        gradients: with FSDP2 shards.
         optimizer: its state.
+        gathered: needed for a moment of a block's backward pass, beyond all else: what is whole only then.
     """
 
     weights: int
     gradients: int
     optimizer: int
+    gathered: int = 0
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """What is held all the time."""
         return self.weights + self.gradients + self.optimizer
 
 
-def strategies(module: OmniModule, precision: Precision, gpus: int) -> dict[str, States]:
-    """Bytes a GPU by strategy: "single", and for several GPUs "ddp" and "fsdp2".
+def strategies(
+    module: OmniModule, precision: Precision, gpus: int, tensor_parallel: int = 1
+) -> dict[str, States]:
+    """Bytes a GPU by strategy: "single"; for several GPUs "ddp", "fsdp2" and, if asked for, "fsdp2_tp".
 
     Args:
         module: on any device, the meta device included.
         precision: bytes of the numbers.
         gpus: of the whole run.
+        tensor_parallel: GPUs that share the neurons of every layer, a divisor of `gpus`.
     """
     weights = sum(parameter.numel() for parameter in module.parameters()) * precision.parameter
     state = optimizer_numbers(module) * precision.parameter
     found = {"single": States(weights, weights, state)}
     if gpus > 1:
-        block = max(sum(p.numel() for p in block.parameters()) for block in module.trunk.blocks)
-        whole = 2 * block * precision.parameter
-        found["ddp"] = States(weights, 2 * weights, state)
-        found["fsdp2"] = States(weights // gpus + whole, weights // gpus, state // gpus)
+        found["ddp"] = found["single"]
+        blocks = [sum(p.numel() for p in block.parameters()) for block in module.trunk.blocks]
+        around = weights - sum(blocks) * precision.parameter
+        for name, ranks in (("fsdp2", 1), ("fsdp2_tp", tensor_parallel)):
+            block = max(blocks) // ranks * precision.parameter
+            gathered = (min(2, len(blocks)) + 1) * block + around
+            found[name] = States(weights // gpus + around, weights // gpus, state // gpus, gathered)
+        if tensor_parallel == 1:
+            del found["fsdp2_tp"]
     return found
 
 

@@ -1,0 +1,53 @@
+"""The predicted memory of a rank beside that of real ones: DDP, FSDP2, and FSDP2 with tensor parallelism."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from ranks import run_ranks
+from test_memory_prediction import measured_peak
+from toy import ByteText
+
+from onn_lightning import OmniModule
+from onn_lightning.distributed import FSDP2Strategy
+from onn_lightning.estimate.activations import PRECISIONS
+from onn_lightning.estimate.run import estimate
+from onn_lightning.nn import TrunkConfig
+from onn_lightning.nn.recompute import Checkpointing
+
+CONFIG, ROWS, LENGTH, WIDTH = TrunkConfig(192, 6, 4, 2), 2, 128, 64
+CASES: list[tuple[str, Checkpointing]] = [("ddp", "none"), ("fsdp2", "block"), ("fsdp2_tp", "none")]
+RANKS = 2
+
+
+def measure(rank: int, folder: str) -> None:
+    strategies = {
+        "ddp": lambda: DDPStrategy(gradient_as_bucket_view=True),
+        "fsdp2": lambda: FSDP2Strategy(RANKS),
+        "fsdp2_tp": lambda: FSDP2Strategy(1, tensor_parallel_size=RANKS),
+    }
+    place = Path(folder, str(rank))
+    place.mkdir()
+    peaks = {
+        name: measured_peak(
+            place, CONFIG, ROWS, LENGTH, WIDTH, mode, strategy=strategies[name](), devices=RANKS
+        )
+        for name, mode in CASES
+    }
+    (place / "peaks.json").write_text(json.dumps(peaks))
+
+
+@pytest.mark.slow
+def test_the_predicted_peak_of_a_rank_is_within_a_tenth_of_the_measured_one(tmp_path: Path) -> None:
+    run_ranks(measure, str(tmp_path))
+    with torch.device("meta"):
+        module = OmniModule(CONFIG, [ByteText(WIDTH)], w_gate=0.1)
+    found = estimate(module, ROWS, LENGTH, PRECISIONS["32-true"], RANKS, tensor_parallel=RANKS)
+    for rank in range(RANKS):
+        peaks = json.loads((tmp_path / str(rank) / "peaks.json").read_text())
+        predicted = {name: found.peak(name, mode) for name, mode in CASES}
+        assert predicted == pytest.approx(peaks, rel=0.1)
