@@ -45,7 +45,11 @@ def make_parser() -> VerbParser:
     )
     parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="of the whole run (default: 1)")
     parser.add_argument(
-        "--tensor-parallel", type=positive, default=1, metavar="N", help="GPUs that share a layer (default: 1)"
+        "--tensor-parallel",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="GPUs that share a layer (default: 1)",
     )
     parser.add_argument("--gpu-memory", type=above_zero, metavar="GB", help="of one GPU: says what fits")
     parser.add_argument("--gpu", metavar="NAME", help=f"{', '.join(PEAKS)}: its bfloat16 peak")

@@ -162,7 +162,9 @@ class _Block:
         own_qkv, own_inner, own_width = qkv // ranks, inner // ranks, width // ranks
         numbers = 3 * own_qkv  # pre-activations, and the projections themselves
         numbers += (2 * (queries + keys) + queries) // ranks  # q and k normed, turned; attention's result
-        numbers += width + 2 * own_width  # the norm's output, pre-activations of the SBL that writes to the stream
+        numbers += (
+            width + 2 * own_width
+        )  # the norm's output, pre-activations of the SBL that writes to the stream
         numbers += width + 2 * own_inner + 2 * own_width  # MoIE: norm, pre-activations of both SBLs
         if config.sbl.normalized:
             numbers += queries + inner  # norms before the second SBLs

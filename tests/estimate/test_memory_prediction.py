@@ -37,9 +37,7 @@ CASES: dict[str, tuple[TrunkConfig, int, int, int | None, Checkpointing]] = {
 }
 
 
-def trained(
-    module: OmniModule, rows: int, length: int, steps: int, **ranks: Any
-) -> torch.optim.Optimizer:
+def trained(module: OmniModule, rows: int, length: int, steps: int, **ranks: Any) -> torch.optim.Optimizer:
     """Train on full rows of text; the optimizer afterwards. `ranks`: the trainer's strategy and devices."""
     batch = pack([[[("text", "x" * (length - 2))]]] * rows, list(module.modalities.values()), length)
     quiet = dict.fromkeys(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
+import re
 import socket
 import subprocess
 import sys
@@ -63,7 +63,12 @@ def test_the_torchrun_script_trains_one_run_on_two_machines(tmp_path: Path) -> N
     command = [str(EXAMPLE / "torchrun.sh"), "--config", "tiny.yaml"]
     machines = [
         subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for _ in range(2)
     ]
@@ -86,8 +91,7 @@ def test_the_scripts_are_valid_bash() -> None:
 
 def test_every_config_that_an_example_names_is_there() -> None:
     for file in EXAMPLE.iterdir():
-        words = shlex.split(file.read_text().replace("--config=", "--config "), comments=False, posix=False)
-        named = [words[place + 1].strip('`"') for place, word in enumerate(words) if word.strip('"`') == "--config"]
+        named = re.findall(r"--config[= ]([\w./]+)", file.read_text())
         assert named
         for name in named:
             find_config(name)
@@ -100,7 +104,12 @@ def test_the_parts_of_the_kubernetes_job_are_valid_and_agree() -> None:
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     arguments = dict(word.removeprefix("--").split("=", 1) for word in container["args"] if "=" in word)
-    machines = {spec["completions"], spec["parallelism"], int(arguments["nnodes"]), int(arguments["trainer.num_nodes"])}
+    machines = {
+        spec["completions"],
+        spec["parallelism"],
+        int(arguments["nnodes"]),
+        int(arguments["trainer.num_nodes"]),
+    }
     assert len(machines) == 1
     gpus = container["resources"]["limits"]["nvidia.com/gpu"]
     assert gpus == int(arguments["nproc-per-node"]) == int(arguments["trainer.devices"])
