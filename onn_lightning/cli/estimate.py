@@ -49,7 +49,7 @@ def make_parser() -> VerbParser:
         type=positive,
         default=1,
         metavar="N",
-        help="GPUs that share a layer (default: 1)",
+        help="GPUs that share a layer (1)",
     )
     parser.add_argument("--gpu-memory", type=above_zero, metavar="GB", help="of one GPU: says what fits")
     parser.add_argument("--gpu", metavar="NAME", help=f"{', '.join(PEAKS)}: its bfloat16 peak")
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str]) -> int:
 
     if options.gpus % options.tensor_parallel:
         raise UsageError(
-            f"--tensor-parallel {options.tensor_parallel} does not divide --gpus {options.gpus}: give all GPUs "
-            "of the run, nodes x GPUs of a node"
+            f"--tensor-parallel {options.tensor_parallel} does not divide --gpus {options.gpus}: give "
+            "all GPUs of the run, nodes x GPUs of a node"
         )
 
     from onn_lightning.cli.data_config import build_outline
@@ -148,10 +148,10 @@ def _as_text(found: Estimate, header: str, options: argparse.Namespace) -> list[
     if options.gpu_memory is not None:
         lines.append(_what_fits(found, options.gpu_memory))
     step = found.steps["single"]["none"]
+    others = step.trunk - step.mask - step.weight_copies
     lines.append(
-        f"  of a step without checkpointing: mask of packed rows {_gigabytes(step.mask)}, SBLs' copies of weights "
-        f"{_gigabytes(step.weight_copies)}, other activations "
-        f"{_gigabytes(step.trunk - step.mask - step.weight_copies)}"
+        f"  of a step without checkpointing: mask of packed rows {_gigabytes(step.mask)}, SBLs' copies of "
+        f"weights {_gigabytes(step.weight_copies)}, other activations {_gigabytes(others)}"
     )
     return lines
 

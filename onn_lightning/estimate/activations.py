@@ -9,8 +9,8 @@ Notable:
 - Under gradient checkpointing a block keeps its input and which neurons fired ("block") or the results of its
   products ("selective"), see `nn/recompute.py`; all the rest is there for one block at a time.
 - Attention is taken to run in a kernel that keeps no scores [B, H, T, T], as on the CPU.
-- Under tensor parallelism a rank keeps its share of the neurons' pre-activations and of the heads; what stands
-  between two layers is whole on every rank, see `distributed/tensor_parallel.py`.
+- Under tensor parallelism a rank keeps its share of the neurons' pre-activations and of the heads; what
+  stands between two layers is whole on every rank, see `distributed/tensor_parallel.py`.
 - All tokens are taken to be text, and supervised: that is the most that a row can need.
 """
 
@@ -162,9 +162,7 @@ class _Block:
         own_qkv, own_inner, own_width = qkv // ranks, inner // ranks, width // ranks
         numbers = 3 * own_qkv  # pre-activations, and the projections themselves
         numbers += (2 * (queries + keys) + queries) // ranks  # q and k normed, turned; attention's result
-        numbers += (
-            width + 2 * own_width
-        )  # the norm's output, pre-activations of the SBL that writes to the stream
+        numbers += width + 2 * own_width  # the norm's output, pre-activations of the output's SBL
         numbers += width + 2 * own_inner + 2 * own_width  # MoIE: norm, pre-activations of both SBLs
         if config.sbl.normalized:
             numbers += queries + inner  # norms before the second SBLs

@@ -3,8 +3,8 @@
 Notable:
 - The optimizer's state is found out on a miniature: the run's own optimizer makes one step on parameters of a
   few numbers, in the same groups. So it holds for any optimizer, and no rule can grow old.
-- DDP is counted as `configs/strategy/ddp.yaml` sets it: gradients lie in the buckets that are summed over ranks.
-  (With Lightning's plain `strategy: ddp` they are there twice.)
+- DDP is counted as `configs/strategy/ddp.yaml` sets it: gradients lie in the buckets that are summed up
+  (with Lightning's plain `strategy: ddp` they are there twice).
 - FSDP2 keeps an n-th of everything, and the weights around the trunk whole. For a moment of the backward pass
   `distributed/parallelize.py` has two blocks whole, the one that runs and the one fetched meanwhile, and the
   gradients of one and of what stands around the trunk; of blocks a rank's neurons under tensor parallelism.

@@ -1,4 +1,4 @@
-"""The scripts for several machines: torchrun's is run as two machines, the others agree with themselves and with it."""
+"""The scripts for several machines: torchrun's is run as two machines, the others agree with themselves."""
 
 from __future__ import annotations
 
