@@ -1,12 +1,15 @@
 """The predicted memory of a rank beside that of real ones: FSDP2, and FSDP2 with tensor parallelism.
 
-Notable: not DDP, under which a rank holds what a single process does: its buckets are freed by gloo's threads
-now and then, which the profiler does not see, and its peaks differ by a third from run to run.
+Notable:
+- What is sent is freed by gloo's threads when they get to it, so peaks differ from run to run: by a fifth
+  here, so that the median of several is compared, and by more under DDP, where a rank holds what a single
+  process does.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -24,7 +27,7 @@ from onn_lightning.nn.recompute import Checkpointing
 
 CONFIG, ROWS, LENGTH, WIDTH = TrunkConfig(192, 6, 4, 2), 2, 128, 64
 CASES: list[tuple[str, Checkpointing]] = [("fsdp2", "block"), ("fsdp2_tp", "none")]
-RANKS = 2
+RANKS, RUNS = 2, 3
 
 
 def measure(rank: int, folder: str) -> None:
@@ -35,9 +38,12 @@ def measure(rank: int, folder: str) -> None:
     place = Path(folder, str(rank))
     place.mkdir()
     peaks = {
-        name: measured_peak(
-            place, CONFIG, ROWS, LENGTH, WIDTH, mode, strategy=strategies[name](), devices=RANKS
-        )
+        name: [
+            measured_peak(
+                place, CONFIG, ROWS, LENGTH, WIDTH, mode, strategy=strategies[name](), devices=RANKS
+            )
+            for _ in range(RUNS)
+        ]
         for name, mode in CASES
     }
     (place / "peaks.json").write_text(json.dumps(peaks))
@@ -49,7 +55,7 @@ def test_the_predicted_peak_of_a_rank_is_within_a_tenth_of_the_measured_one(tmp_
     with torch.device("meta"):
         module = OmniModule(CONFIG, [ByteText(WIDTH)], w_gate=0.1)
     found = estimate(module, ROWS, LENGTH, PRECISIONS["32-true"], RANKS, tensor_parallel=RANKS)
-    for rank in range(RANKS):
-        peaks = json.loads((tmp_path / str(rank) / "peaks.json").read_text())
-        predicted = {name: found.peak(name, mode) for name, mode in CASES}
-        assert predicted == pytest.approx(peaks, rel=0.1)
+    peaks = [json.loads((tmp_path / str(rank) / "peaks.json").read_text()) for rank in range(RANKS)]
+    for name, mode in CASES:
+        measured = [peak for of_rank in peaks for peak in of_rank[name]]
+        assert found.peak(name, mode) == pytest.approx(statistics.median(measured), rel=0.1), measured
