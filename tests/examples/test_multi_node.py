@@ -119,6 +119,13 @@ def test_the_parts_of_the_kubernetes_job_are_valid_and_agree() -> None:
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert int(port) == service["spec"]["ports"][0]["port"]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
-    assert int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
+    to_save, to_end = (
+        int(number)
+        for number in (
+            arguments["trainer.callbacks.grace_period"],
+            environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"],
+        )
+    )
+    assert to_save < to_end < pod["terminationGracePeriodSeconds"]
     volumes = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
