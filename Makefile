@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Tests at a time, of one thread each: one more than the two cores they are sized for, since many wait for processes.
+TEST_JOBS ?= 3
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -28,7 +30,7 @@ quickstart: $(VENV)/.onn-installed ## install, obtain the data, train the quicks
 
 test: $(VENV)/.onn-tested ## install with the test tools, run the whole test suite
 	@echo "== tests"
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.onn-tested ## ruff and mypy
 	$(BIN)/ruff check .
