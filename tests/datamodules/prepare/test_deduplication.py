@@ -279,7 +279,7 @@ def test_three_megabytes_a_second_are_signed(write: Write, tmp_path: Path) -> No
         documents = numbered([write(draw, length) for _ in range(120_000 // length)])
         sign(Deduplication(), tmp_path, documents)  # compiles
         seconds = []
-        for _ in range(3):
+        for _ in range(10):  # the best of them: other processes take caches and clock away
             start = time.process_time()
             sign(Deduplication(), tmp_path, documents)
             seconds.append(time.process_time() - start)
