@@ -38,7 +38,7 @@ def corpus(folder: Path) -> Path:
     (texts / "a.txt").write_text(CHINESE, "utf-8")
     (texts / "b.md").write_text("ok", "utf-8")
     record = json.dumps({"text": ENGLISH}, ensure_ascii=False).encode()
-    (lines / "a.jsonl.gz").write_bytes(gzip.compress(record + b"\n{broken\n" + record + b"\n"))
+    (lines / "a.jsonl.gz").write_bytes(gzip.compress(record + b"\n{broken\n" + record + b"\n", mtime=0))
     (lines / "b.jsonl.zst").write_bytes(zstandard.compress(record + b"\n"))
     return folder
 

@@ -35,7 +35,7 @@ def test_flat_records_and_items_are_read_with_stable_ids(tmp_path: Path) -> None
     }
     data = lines_of({"text": "first", "url": "u"}, record)
     (tmp_path / "d.jsonl").write_bytes(data)
-    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(data))
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(data, mtime=0))
     (tmp_path / "f.jsonl.zst").write_bytes(zstandard.compress(data))
     documents = read_documents(JsonLinesReader(tmp_path))
     second = data.index(b"\n") + 1
@@ -147,7 +147,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path, line: bytes
     (tmp_path / "large.png").write_bytes(bytes(101))
     good = lines_of({"text": "good"})
     for name, data in (("d.jsonl", good + line + b"\n" + good), ("e.jsonl.gz", b"")):
-        (tmp_path / name).write_bytes(data or gzip.compress(good + line + b"\n" + good))
+        (tmp_path / name).write_bytes(data or gzip.compress(good + line + b"\n" + good, mtime=0))
     reader = JsonLinesReader(tmp_path, limits=Limits(text_bytes=2000, media_bytes=100))
     assert bad_samples(reader) == [(f"s: d.jsonl@{len(good)}", kind), ("s: e.jsonl.gz:2", kind)]
     assert read_texts(reader) == ["good"] * 4
@@ -179,7 +179,7 @@ def test_lines_before_the_damage_of_a_compressed_file_are_kept(
 ) -> None:
     data = lines_of(*({"text": f"{number} {os.urandom(60).hex()}"} for number in range(20_000)))
     packed = (
-        gzip.compress(data, 1)
+        gzip.compress(data, 1, mtime=0)
         if suffix == "gz"
         else zstandard.ZstdCompressor(write_checksum=True).compress(data)
     )
@@ -202,7 +202,7 @@ def test_lines_before_the_damage_of_a_compressed_file_are_kept(
     [
         ("a.jsonl", b"", "empty file"),
         ("a.jsonl.zst", zstandard.compress(b""), "empty file"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}'), "misnamed file"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}', mtime=0), "misnamed file"),
         ("a.jsonl.gz", b'{"text": "a"}', "misnamed file"),
     ],
 )
@@ -254,7 +254,7 @@ def test_a_line_of_a_gigabyte_costs_no_memory(tmp_path: Path) -> None:
 
 def test_three_hundred_megabytes_of_lines_are_read_in_constant_memory(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl.gz"
-    member = gzip.compress(lines_of({"text": "some words " * 180}) * 5_000, 1)
+    member = gzip.compress(lines_of({"text": "some words " * 180}) * 5_000, 1, mtime=0)
     with path.open("wb") as file:
         for _ in range(30):
             file.write(member)
