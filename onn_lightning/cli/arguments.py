@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 
 from onn_lightning.cli.errors import UsageError, nearest
 
+_NUMBER = r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)"
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
+
 
 class VerbParser(argparse.ArgumentParser):
     """Raises `UsageError` with the nearest option instead of printing its usage page.
@@ -71,3 +74,27 @@ def above_zero(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got '{text}'")
     return number
+
+
+def amount(text: str) -> float:
+    """Read `1500000` or `1.5M`.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else, and for nothing at all.
+    """
+    match = re.fullmatch(_NUMBER + "([kmgbt]?)", text, re.IGNORECASE)
+    if match is None or not float(match[1]) > 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number above 0, such as 1500000 or 1.5M")
+    return float(match[1]) * 1000.0 ** _POWERS[match[2].lower()]
+
+
+def memory(text: str) -> float:
+    """Read `8000000000`, `8GB` or `8GiB`: bytes.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else, and for nothing at all.
+    """
+    match = re.fullmatch(_NUMBER + "(?:([kmgt])(i?))?b?", text, re.IGNORECASE)
+    if match is None or not float(match[1]) > 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of bytes, such as 8000000000, 8GB or 8GiB")
+    return float(match[1]) * (1024.0 if match[3] else 1000.0) ** _POWERS[(match[2] or "").lower()]

@@ -13,10 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from onn_lightning.cli.arguments import VerbParser
+from onn_lightning.cli.arguments import VerbParser, memory
 from onn_lightning.cli.errors import UsageError
 from onn_lightning.cli.generate import find_checkpoint
-from onn_lightning.cli.prune import memory
 
 EXAMPLES = """examples:
   onn export runs/quickstart --to exported

@@ -55,6 +55,7 @@ from onn_lightning.cli.run_folder import (
     SaveRunConfig,
     default_callbacks,
     default_loggers,
+    in_order,
     with_guards,
 )
 from onn_lightning.cli.slurm import requeue_job
@@ -252,7 +253,7 @@ class OmniCLI(LightningCLI):
         given = trainer.callbacks or []
         given = given if isinstance(given, list) else [given]
         kwargs["plugins"] = with_durable_io(trainer.plugins, trainer.strategy)
-        kwargs["callbacks"] = [*with_guards(given), *default_callbacks(given, trainer.as_dict())]
+        kwargs["callbacks"] = in_order([*with_guards(given), *default_callbacks(given, trainer.as_dict())])
         try:
             return with_quiet_loop(super().instantiate_trainer(**kwargs))
         except (ValueError, TypeError) as error:  # Lightning's own checks of the arguments

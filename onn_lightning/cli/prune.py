@@ -10,11 +10,10 @@ Notable:
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onn_lightning.cli.arguments import VerbParser
+from onn_lightning.cli.arguments import VerbParser, amount, memory
 from onn_lightning.cli.errors import UsageError
 from onn_lightning.cli.reshape import Model, add_file_options, check_output, read_model, size_of, way_on
 
@@ -29,32 +28,6 @@ EXAMPLES = """examples:
 What goes are the feed-forward neurons that fired for the least share of the tokens of their life, over all
 blocks. K, M, G (or B), T are powers of 1000; KiB, MiB, GiB, TiB of 1024.
 """
-_NUMBER = r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)"
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
-
-
-def amount(text: str) -> float:
-    """Read `1500000` or `1.5M`.
-
-    Raises:
-        argparse.ArgumentTypeError: for anything else, and for nothing at all.
-    """
-    match = re.fullmatch(_NUMBER + "([kmgbt]?)", text, re.IGNORECASE)
-    if match is None or not float(match[1]) > 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number above 0, such as 1500000 or 1.5M")
-    return float(match[1]) * 1000.0 ** _POWERS[match[2].lower()]
-
-
-def memory(text: str) -> float:
-    """Read `8000000000`, `8GB` or `8GiB`: bytes.
-
-    Raises:
-        argparse.ArgumentTypeError: for anything else, and for nothing at all.
-    """
-    match = re.fullmatch(_NUMBER + "(?:([kmgt])(i?))?b?", text, re.IGNORECASE)
-    if match is None or not float(match[1]) > 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of bytes, such as 8000000000, 8GB or 8GiB")
-    return float(match[1]) * (1024.0 if match[3] else 1000.0) ** _POWERS[(match[2] or "").lower()]
 
 
 def _count(text: str) -> int:

@@ -63,10 +63,18 @@ def default_callbacks(given: Sequence[Callback], trainer: dict[str, Any]) -> lis
         callbacks += [kind() for kind in (LearningRateMonitor, Throughput) if not _any(given, kind)]
         if not trainer.get("fast_dev_run") and not _any(given, Dashboard):
             callbacks.append(Dashboard())
-    # the one that stops comes last: all others have then seen the step
-    last = (RunRecord, RunReport, RandomStates, GracefulStop)
-    callbacks += [kind() for kind in last if not _any(given, kind)]
+    always = (RunRecord, RunReport, RandomStates, GracefulStop)
+    callbacks += [kind() for kind in always if not _any(given, kind)]
     return callbacks
+
+
+def in_order(callbacks: Sequence[Callback]) -> list[Callback]:
+    """The callbacks of a run, the one that stops it last: all others have then seen the step.
+
+    Args:
+        callbacks: of the config, and those that it has by default.
+    """
+    return sorted(callbacks, key=lambda callback: isinstance(callback, GracefulStop))
 
 
 def with_guards(given: Sequence[Callback]) -> list[Callback]:

@@ -13,7 +13,7 @@ from cli_standins import Outcome, Sensor
 
 from onn_lightning import OmniModule
 from onn_lightning.checkpoint import description
-from onn_lightning.cli.prune import amount, memory
+from onn_lightning.cli.arguments import amount, memory
 from onn_lightning.reshaping.budget import measure
 
 Onn = Callable[..., Outcome]

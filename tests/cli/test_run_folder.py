@@ -16,8 +16,10 @@ from cli_standins import Outcome
 
 from datamodules import OmniDataModule
 from onn_lightning import OmniModule
+from onn_lightning.callbacks import GracefulStop, NeuronProtection
 from onn_lightning.checkpoint.complete import newest_checkpoint
 from onn_lightning.cli.lightning_cli import OmniCLI
+from onn_lightning.cli.run_folder import default_callbacks, in_order, with_guards
 
 Onn = Callable[..., Outcome]
 Write = Callable[..., str]
@@ -200,3 +202,11 @@ def test_callbacks_and_loggers_of_the_config_replace_the_defaults(
     assert not list(run.glob("events.*"))
     assert (run / "config.yaml").is_file()
     assert len(list((run / "checkpoints").iterdir())) == 4
+
+
+def test_what_stops_a_run_comes_after_all_that_have_to_see_the_step() -> None:
+    stop = GracefulStop(grace_period=100)
+    given = [stop, NeuronProtection()]
+    callbacks = in_order([*with_guards(given), *default_callbacks(given, {})])
+    assert [callback for callback in callbacks if isinstance(callback, GracefulStop)] == [stop]
+    assert callbacks[-1] is stop
