@@ -28,12 +28,12 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from onn_lightning.callbacks.run_checkpoint import save_no_more
 from onn_lightning.distributed.own_store import connect
 from onn_lightning.distributed.stop_agreement import StopAgreement
 
@@ -138,9 +138,7 @@ class GracefulStop(Callback):
         """
         self._leave()
         if not self._stops and (self._agreement is None or trainer.world_size > 1):
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, ModelCheckpoint):
-                    callback.save_on_exception = False
+            save_no_more(trainer)
         if signal.SIGINT in self._previous:
             signal.signal(signal.SIGINT, self._previous.pop(signal.SIGINT))
 

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -31,9 +30,8 @@ from torch.optim import Optimizer
 
 from onn_lightning.callbacks.durable_io import saves_shards, wait_for_writes
 from onn_lightning.callbacks.pi_monitor import MOST_UNREAD, PIMonitor, ReadsVitals
-from onn_lightning.callbacks.run_checkpoint import lead_to
+from onn_lightning.callbacks.run_checkpoint import folder_of, lead_to, save_no_more
 from onn_lightning.checkpoint import description, folders, writing
-from onn_lightning.checkpoint.complete import CHECKPOINTS
 from onn_lightning.checkpoint.going_on import RolledBack
 from onn_lightning.checkpoint.rolling_back import ASIDE, newest_before, put_aside, with_data_place_of
 from onn_lightning.distributed import ShardedStrategy
@@ -170,7 +168,7 @@ class LossSpikes(ReadsVitals):
             return
         began, self._began, self._is_due = self._began, None, False
         if self._rollbacks == self.max_rollbacks:
-            _save_no_more(trainer)
+            save_no_more(trainer)
             raise RuntimeError(
                 f"LossSpikes: a spike that began at optimizer step {began:,} lasts, after {self._rollbacks} "
                 "roll-backs in a row without getting over it. Lower the learning rate, set "
@@ -187,7 +185,7 @@ class LossSpikes(ReadsVitals):
         if failure:
             raise RuntimeError(f"LossSpikes: rank 0 could not roll back to before step {began:,}: {failure}")
         if made is not None:
-            _save_no_more(trainer)
+            save_no_more(trainer)  # spiking, and by now at a wrong place in the data
             raise RolledBack(Path(made[0]), made[1])
 
     def _make(self, trainer: Trainer, began: int) -> tuple[str, str] | None:
@@ -223,9 +221,7 @@ class LossSpikes(ReadsVitals):
     @staticmethod
     def _spiking_file(trainer: Trainer) -> Path:
         """Beside the checkpoints that nothing goes on from."""
-        found = (c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
-        folder = next((str(path) for path in found if path), str(Path(trainer.default_root_dir, CHECKPOINTS)))
-        return Path(folder, ASIDE, f"step={trainer.global_step}-spiking.ckpt")
+        return folder_of(trainer) / ASIDE / f"step={trainer.global_step}-spiking.ckpt"
 
     # ---- state -------------------------------------------------------------------------------------
 
@@ -245,10 +241,3 @@ class LossSpikes(ReadsVitals):
         self._furthest = state_dict["furthest"]
         self.rule.observe(len(state_dict["rule"]["seen"]))
         self.rule.load_state_dict(state_dict["rule"])
-
-
-def _save_no_more(trainer: Trainer) -> None:
-    """Nobody shall save the spiking state as the run is left; nor is the place in the data right by now."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint):
-            callback.save_on_exception = False

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from onn_lightning.callbacks.durable_io import saves_shards, wait_for_writes
 from onn_lightning.callbacks.pi_monitor import PIMonitor
-from onn_lightning.callbacks.run_checkpoint import lead_to
+from onn_lightning.callbacks.run_checkpoint import folder_of, lead_to, save_no_more
 from onn_lightning.checkpoint import description, folders, writing
-from onn_lightning.checkpoint.complete import CHECKPOINTS
 from onn_lightning.distributed import ShardedStrategy
 from onn_lightning.modality import Modality
 from onn_lightning.module import OmniModule
@@ -152,9 +151,7 @@ class ReshapingCallback(Checkpoint):
                 failure = error
         if error_text := trainer.strategy.broadcast(str(failure or "")):
             raise failure or RuntimeError(f"rank 0 could not reshape the network: {error_text}")
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint):
-                callback.save_on_exception = False  # the next batch is taken: a wrong place in the data
+        save_no_more(trainer)  # the next batch is taken: a wrong place in the data
         raise NetworkReshaped(after, trainer.strategy.broadcast(what))
 
     def _write(self, before: Path, after: Path, modalities: list[Modality]) -> str:
@@ -177,9 +174,7 @@ class ReshapingCallback(Checkpoint):
 
     def _file(self, trainer: Trainer, name: str) -> Path:
         """In the folder of the run's other checkpoints."""
-        found = (c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
-        folder = next((str(path) for path in found if path), str(Path(trainer.default_root_dir, CHECKPOINTS)))
-        return Path(folder, f"step={trainer.global_step}-{name}.ckpt")
+        return folder_of(trainer) / f"step={trainer.global_step}-{name}.ckpt"
 
     # ---- state -------------------------------------------------------------------------------------
 

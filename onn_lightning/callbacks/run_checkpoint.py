@@ -33,7 +33,7 @@ from torch import Tensor
 from datamodules.prepared.durable import PARTIAL_SUFFIX
 from onn_lightning.callbacks.durable_io import saves_of, saves_shards, wait_for_writes
 from onn_lightning.checkpoint import folders
-from onn_lightning.checkpoint.complete import is_complete, step_in_name
+from onn_lightning.checkpoint.complete import CHECKPOINTS, is_complete, step_in_name
 from onn_lightning.checkpoint.pointer import LAST, point_to
 from onn_lightning.checkpoint.retention import Retention, Saved
 from onn_lightning.distributed.failures import raise_on_all_ranks
@@ -279,3 +279,24 @@ def lead_to(trainer: Trainer, checkpoint: Path) -> None:
     """
     if any(isinstance(callback, RunCheckpoint) for callback in trainer.checkpoint_callbacks):
         point_to(checkpoint)
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """The folder of a run's checkpoints, or where it would be.
+
+    Args:
+        trainer: of the run.
+    """
+    found = (c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+    return Path(next((path for path in found if path), Path(trainer.default_root_dir, CHECKPOINTS)))
+
+
+def save_no_more(trainer: Trainer) -> None:
+    """Have nothing saved as an exception ends the training: its state is not one to go on from.
+
+    Args:
+        trainer: of the run.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback.save_on_exception = False
