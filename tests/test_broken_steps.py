@@ -92,17 +92,22 @@ def run(
 # ---- nothing moves -------------------------------------------------------------------------------
 
 
+def broken_in_second_step(broken: str, snapshots: Snapshots) -> tuple[list[Batch], list[Callback]]:
+    """The batches and callbacks of a run whose "loss" or "gradient" is NaN in its second step."""
+    batches = list(PARTS)
+    if broken == "gradient":
+        return batches, [BreakGradient(1), snapshots]
+    batches[1] = nan_in_loss(batches[1])
+    return batches, [snapshots]
+
+
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_broken_step_keeps_every_bit_and_the_next_one_trains(
     optimizer: str, broken: str, tmp_path: Path
 ) -> None:
     snapshots, skip = Snapshots(), SkipBrokenSteps()
-    batches, hurt = list(PARTS), [snapshots]
-    if broken == "loss":
-        batches[1] = nan_in_loss(batches[1])
-    else:
-        hurt = [BreakGradient(1), snapshots]
+    batches, hurt = broken_in_second_step(broken, snapshots)
     # BreakGradient acts in an earlier hook of the step than `skip`, so its place does not matter
     with pytest.warns(UserWarning, match=r"optimizer step 2 is skipped"):
         run(batches, tmp_path, *hurt, skip=skip, optimizer=optimizer)
@@ -216,11 +221,7 @@ def test_a_step_skipped_on_the_device_keeps_every_bit_and_is_told_at_the_logging
     optimizer: str, broken: str, tmp_path: Path
 ) -> None:
     snapshots, skip = Snapshots(), SkipOnDevice()
-    batches, hurt = list(PARTS), [snapshots]
-    if broken == "loss":
-        batches[1] = nan_in_loss(batches[1])
-    else:
-        hurt = [BreakGradient(1), snapshots]
+    batches, hurt = broken_in_second_step(broken, snapshots)
     with pytest.warns(UserWarning, match=r"optimizer step 2 is skipped"):
         run(
             batches,
