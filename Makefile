@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 # Tests at a time, of one thread each: one more than the two cores they are sized for, since many wait for processes.
+# In their own order: pytest-xdist would put the files of few but long tests, several processes each, all at the end.
 TEST_JOBS ?= 3
 
 BIN := $(VENV)/bin
@@ -30,7 +31,7 @@ quickstart: $(VENV)/.onn-installed ## install, obtain the data, train the quicks
 
 test: $(VENV)/.onn-tested ## install with the test tools, run the whole test suite
 	@echo "== tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.onn-tested ## ruff and mypy
 	$(BIN)/ruff check .
