@@ -5,10 +5,12 @@ Notable:
   of a second instead of several.
 - Unlike spawned processes, forked ones end without the interpreter's shutdown, in which gloo's threads may
   outlive their owner: a test whose results were all right would abort now and then.
+- A rank that crashes, or that is not done after `MOST_SECONDS`, says where each of its threads was.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -21,6 +23,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 PRELOADED = ["torch", "lightning.pytorch", "torch.distributed.fsdp", "onn_lightning.cli.lightning_cli"]
+MOST_SECONDS = 300
 
 
 def torchrun_environment(count: int) -> dict[str, str]:
@@ -44,6 +47,7 @@ def run_ranks(function: Callable[..., None], *arguments: Any, count: int = 2) ->
         count: ranks.
     Raises:
         ProcessRaisedException: if a rank fails; with its traceback.
+        ProcessExitedException: if a rank crashes or hangs.
     """
     multiprocessing.set_forkserver_preload(PRELOADED)
     given = (function, list(sys.path), torchrun_environment(count), arguments)
@@ -57,6 +61,8 @@ def _rank(
     environment: dict[str, str],
     arguments: tuple[Any, ...],
 ) -> None:
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)
     sys.path[:] = path
     os.environ.pop("PL_GLOBAL_SEED", None)  # of an `onn` in the process of the tests: one seed for all ranks
     os.environ |= {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}

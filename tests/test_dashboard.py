@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from PIL import Image
+from ranks import run_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 from toy import ByteText, Patches, pack
@@ -296,23 +297,16 @@ def test_training_imports_nothing_that_draws_and_when_killed_takes_the_drawing_p
     assert not is_there(int(pid))
 
 
-TWO_RANKS = """
-import sys
-from pathlib import Path
-sys.path[:0] = {path!r}
-from test_dashboard import Dashboard, train
-dashboard = Dashboard(every_n_steps=2, snapshot_every_n_steps=1)
-folder = Path({folder!r})
-trainer = train(folder, 4, dashboard, strategy="ddp", devices=2, use_distributed_sampler=False)
-(folder / f"rank_{{trainer.global_rank}}").write_text(str(len(dashboard.history)))
-"""
+def train_a_rank(rank: int, folder: Path) -> None:
+    """Train as one of two ranks; leave how many snapshots it took."""
+    dashboard = Dashboard(every_n_steps=2, snapshot_every_n_steps=1)
+    train(folder, 4, dashboard, strategy="ddp", devices=2, use_distributed_sampler=False)
+    (folder / f"rank_{rank}").write_text(str(len(dashboard.history)))
 
 
 @pytest.mark.slow
 def test_of_two_ranks_the_first_draws_and_none_waits_for_it(tmp_path: Path) -> None:
-    program = tmp_path / "two_ranks.py"  # Lightning starts the second rank with the same command line
-    program.write_text(TWO_RANKS.format(path=sys.path, folder=str(tmp_path)))
-    subprocess.run([sys.executable, str(program)], check=True, timeout=600)
+    run_ranks(train_a_rank, tmp_path)
     assert [(tmp_path / f"rank_{rank}").read_text() for rank in (0, 1)] == ["4", "0"]
     assert_picture(tmp_path / "core_metrics.png")
     assert_picture(tmp_path / "neurons.png")

@@ -2,14 +2,13 @@
 
 Notable:
 - What is sent is freed by gloo's threads when they get to it, so peaks differ from run to run: by a fifth
-  here, so that the median of several is compared, and by more under DDP, where a rank holds what a single
-  process does.
+  here, and by more under DDP, where a rank holds what a single process does. The prediction is what has to
+  fit, so the highest peak of several runs is compared.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 
 import pytest
@@ -58,4 +57,4 @@ def test_the_predicted_peak_of_a_rank_is_within_a_tenth_of_the_measured_one(tmp_
     peaks = [json.loads((tmp_path / str(rank) / "peaks.json").read_text()) for rank in range(RANKS)]
     for name, mode in CASES:
         measured = [peak for of_rank in peaks for peak in of_rank[name]]
-        assert found.peak(name, mode) == pytest.approx(statistics.median(measured), rel=0.1), measured
+        assert found.peak(name, mode) == pytest.approx(max(measured), rel=0.1), measured

@@ -115,7 +115,9 @@ def test_where_recomputation_rounds_otherwise_only_decisions_kept_outside_give_t
 
 def live_bits() -> int:
     """Packed decisions of so many SBLs are in memory."""
-    return sum(torch.is_tensor(item) and item.dtype == torch.uint8 for item in gc.get_objects())
+    # by type(): a weak proxy that some library left behind answers isinstance() with an error
+    tensors = (item for item in gc.get_objects() if issubclass(type(item), Tensor))
+    return sum(tensor.dtype == torch.uint8 for tensor in tensors)
 
 
 def test_the_bits_of_a_block_are_freed_by_its_own_backward() -> None:
