@@ -149,7 +149,7 @@ class DrawingProcess:
         return f"the drawing process {how}" + (f": {said[-1]}" if said else "")
 
     def _end(self) -> None:
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
         for pipe in (process.stdin, process.stdout, self._errors):
@@ -157,3 +157,4 @@ class DrawingProcess:
                 if pipe is not None:
                     pipe.close()
         process.wait()
+        self._process = None  # not before: who closes meanwhile kills what takes its time

@@ -4,7 +4,8 @@ Notable:
 - The optimizer's state is found out on a miniature: the run's own optimizer makes one step on parameters of a
   few numbers, in the same groups. So it holds for any optimizer, and no rule can grow old.
 - DDP is counted as `configs/strategy/ddp.yaml` sets it: gradients lie in the buckets that are summed up
-  (with Lightning's plain `strategy: ddp` they are there twice).
+  (with Lightning's plain `strategy: ddp` they are there twice). The gradients of the KL term come first in
+  the backward pass, those of a block's tokens later: until then they wait outside the buckets.
 - FSDP2 keeps an n-th of everything, and the weights around the trunk whole. For a moment of the backward pass
   `distributed/parallelize.py` has two blocks whole, the one that runs and the one fetched meanwhile, and the
   gradients of one and of what stands around the trunk; of blocks a rank's neurons under tensor parallelism.
@@ -34,7 +35,8 @@ class States:
         weights: parameters; with FSDP2 shards, and what is whole all the time.
         gradients: with FSDP2 shards.
         optimizer: its state.
-        gathered: needed for a moment of a block's backward pass, beyond all else: what is whole only then.
+        gathered: needed for a moment of a block's backward pass, beyond all else: what is whole, or there
+            twice, only then.
     """
 
     weights: int
@@ -63,7 +65,8 @@ def strategies(
     state = optimizer_numbers(module) * precision.parameter
     found = {"single": States(weights, weights, state)}
     if gpus > 1:
-        found["ddp"] = found["single"]
+        beliefs = [sbl.mu_weight.numel() + sbl.sigma_weight.numel() for _, sbl in module.trunk.sbl_layers()]
+        found["ddp"] = States(weights, weights, state, sum(beliefs) * precision.parameter)
         blocks = [sum(p.numel() for p in block.parameters()) for block in module.trunk.blocks]
         around = weights - sum(blocks) * precision.parameter
         for name, ranks in (("fsdp2", 1), ("fsdp2_tp", tensor_parallel)):

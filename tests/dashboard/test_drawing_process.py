@@ -125,6 +125,26 @@ def test_closing_waits_no_longer_than_it_may_and_leaves_nothing_behind(tmp_path:
     wait_until_gone(pid)
 
 
+SLOW_TO_END = """
+import pickle, sys, time
+from onn_lightning.dashboard.job import Drawn
+pickle.dump(Drawn(pickle.load(sys.stdin.buffer).step, (), {}, {}), sys.stdout.buffer)
+sys.stdout.flush()
+sys.stdin.read()
+time.sleep(1000)
+"""
+
+
+def test_closing_kills_an_idle_process_that_does_not_end_by_itself(tmp_path: Path) -> None:
+    process = DrawingProcess((sys.executable, "-c", SLOW_TO_END))
+    assert process.submit(job(tmp_path))
+    assert answer(process).problems == ()
+    pid = process.pid
+    assert pid is not None
+    process.close(0.5)
+    assert not is_alive(pid)
+
+
 PARENT = """
 import os, sys, time
 sys.path[:0] = {path!r}

